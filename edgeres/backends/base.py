@@ -1,0 +1,79 @@
+"""What a runtime must offer: say what it can do here, build an engine from ONNX, and run one.
+
+`run` checks the request once for all backends, `_run` does the work.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeres.errors import InputError
+from edgeres.types import Target
+
+
+@dataclass(frozen=True)
+class Availability:
+    """What this machine can do for a target, and in `note` how to get what is missing or what is there."""
+
+    target: Target
+    builds: bool
+    runs: bool
+    note: str
+
+
+class Engine(ABC):
+    """A loaded model on its device, for one input (N, 3, H, W) float32 and one output (N, classes) float32."""
+
+    input_shape: tuple[int | None, int, int, int]
+    """(N, 3, H, W); None where the batch is free."""
+
+    properties: Mapping[str, str]
+    """What really runs, read back from the runtime: `version`, `device`, `threads`, `precision`, ..."""
+
+    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits (N, classes) float32, host to host; InputError where the images do not fit the engine."""
+        wanted = self.input_shape
+        fits = images.ndim == 4 and all(w is None or w == got for w, got in zip(wanted, images.shape, strict=True))
+        if not fits or images.dtype != np.float32:
+            shown = tuple("N" if side is None else side for side in wanted)
+            raise InputError(
+                f"the engine takes float32 {shown}, the images are {images.dtype} {images.shape}; "
+                "export the model with the size and batch you need."
+            )
+        return self._run(images)
+
+    @abstractmethod
+    def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]: ...
+
+
+class Backend(ABC):
+    """One runtime. Methods import the vendor's package when called, never before."""
+
+    name: str
+    suffix: str
+    """File name ending of its engines."""
+    packages: tuple[str, ...]
+    """Distributions whose versions decide what `build` writes: they are part of an engine's key."""
+
+    @abstractmethod
+    def available(self) -> list[Availability]:
+        """Every target of this runtime that a user could ask for, and what this machine can do for it."""
+
+    @abstractmethod
+    def scheme(self, target: Target) -> str:
+        """The name of the quantization scheme that is best for a target."""
+
+    @abstractmethod
+    def build(self, model: Path, target: Target, out: Path) -> None:
+        """Write the engine of an ONNX model; MissingRuntime, UsageError for an unknown device, BuildError."""
+
+    @abstractmethod
+    def load(self, path: Path, target: Target, threads: int | None = None) -> Engine:
+        """Load an engine, or an ONNX file, which is then compiled in memory. Digests were verified by the caller.
+
+        `threads` None leaves the runtime's own default. MissingRuntime, BuildError, UsageError as in `build`.
+        """

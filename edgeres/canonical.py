@@ -1,0 +1,89 @@
+"""One spelling for the graph of a residual classifier, whatever exported it.
+
+The mean over height and width becomes GlobalAveragePool, what follows it Flatten; nodes and tensors are named by the
+weights they use (`layer1.0.conv2`, `layer1.0.add`, `layer1.0.add.relu`), which is how later steps and reports speak of
+layers; what exporters leave behind (stack traces, paths, unused initializers) is dropped, so that the same network
+always gives the same bytes.
+"""
+
+from collections.abc import Mapping
+
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from edgeres.errors import InputError
+
+INPUT, OUTPUT = "input", "logits"
+HEAD = {"GlobalAveragePool": "avgpool", "Flatten": "flatten"}
+
+
+def canonical(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """A new model in the canonical spelling and the given opset; InputError where the opset cannot be had."""
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    tensors = {graph.input[0].name: INPUT}
+    nodes: list[NodeProto] = []
+    kept: list[TensorProto] = []
+    for node in graph.node:
+        op, attributes, inputs = _spelling(node, constants)
+        name = _name(op, inputs, constants, tensors, {made.name for made in nodes})
+        outputs = [OUTPUT if node.output[0] == graph.output[0].name else name]
+        tensors[node.output[0]] = outputs[0]
+        kept += [constants[i] for i in inputs if i in constants and constants[i] not in kept]
+        made = helper.make_node(op, [tensors.get(i, i) for i in inputs], outputs, name)
+        made.attribute.extend(sorted(attributes, key=lambda attribute: attribute.name))
+        nodes.append(made)
+    ends = [_renamed(graph.input[0], INPUT)], [_renamed(graph.output[0], OUTPUT)]
+    made_graph = helper.make_graph(nodes, "resnet", *ends, initializer=[_plain(tensor) for tensor in kept])
+    made_model = helper.make_model(made_graph, opset_imports=model.opset_import, producer_name="edgeres")
+    try:
+        made_model = onnx.version_converter.convert_version(made_model, opset)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"opset {opset} cannot be had for this network ({error}); choose from 13 to 21.") from None
+    made_model.ir_version = helper.find_min_ir_version_for(made_model.opset_import)
+    return made_model
+
+
+def _spelling(
+    node: NodeProto, constants: Mapping[str, TensorProto]
+) -> tuple[str, list[onnx.AttributeProto], list[str]]:
+    """The operator, attributes and inputs that a node has in the canonical spelling."""
+    inputs = list(node.input)
+    if node.op_type == "ReduceMean":
+        given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+        axes = numpy_helper.to_array(constants[inputs[1]]) if len(inputs) > 1 else given.get("axes", ())
+        if {int(axis) % 4 for axis in axes} == {2, 3} and given.get("keepdims", 1):
+            return "GlobalAveragePool", [], inputs[:1]
+    if node.op_type == "Reshape" and inputs[1] in constants:
+        shape = numpy_helper.to_array(constants[inputs[1]])
+        if len(shape) == 2 and shape[0] in (-1, 0):
+            return "Flatten", [helper.make_attribute("axis", 1)], inputs[:1]
+    return node.op_type, list(node.attribute), inputs
+
+
+def _name(
+    op: str, inputs: list[str], constants: Mapping[str, TensorProto], tensors: Mapping[str, str], taken: set[str]
+) -> str:
+    """`layer1.0.conv2` from the weight `layer1.0.conv2.weight`; else the first input's name and the operator."""
+    weight = next((name for name in inputs if name in constants and name.endswith(".weight")), None)
+    if weight:
+        name = weight.removesuffix(".weight")
+    elif op in HEAD:
+        name = HEAD[op]
+    else:
+        before = tensors[inputs[0]]
+        block = before.rpartition(".")[0] if op == "Add" else before
+        name = f"{block}.{op.lower()}" if block else op.lower()
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _plain(tensor: TensorProto) -> TensorProto:
+    return numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name)
+
+
+def _renamed(value: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:
+    made = onnx.ValueInfoProto(name=name)
+    made.type.CopyFrom(value.type)
+    return made

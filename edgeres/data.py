@@ -1,0 +1,230 @@
+"""Labelled images as a user keeps them, and batches as a network takes them.
+
+Three kinds of source: a folder with one folder per class, a folder of images without labels, a manifest (CSV with
+the columns path, sha256, label; paths are relative to the line `# root = DIR` where there is one, else to the
+manifest; DIR may be `package:NAME/sub`, a folder of an installed package), or an .npz file with `images` uint8
+(N, H, W, 3) and `labels` (N,). Images are named by their path below the root, and read in the order of their names.
+"""
+
+import csv
+import hashlib
+import io
+import os
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
+
+from edgeres.errors import InputError, MissingRuntime, UsageError
+from edgeres.types import Batch, Preprocess
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif"}
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images by name, each with its label (None where unknown) and its SHA-256 (None where not recorded)."""
+
+    source: Path
+    root: Path
+    names: tuple[str, ...]
+    labels: tuple[str | None, ...]
+    digests: tuple[str | None, ...]
+    pixels: NDArray[np.uint8] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, index: int) -> bytes:
+        """The file's bytes; InputError where it is gone, or not the file that the manifest recorded."""
+        path = self.root / self.names[index]
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"image {path} cannot be read ({error.strerror}); mend or remove it.") from None
+        recorded = self.digests[index]
+        if recorded and hashlib.sha256(content).hexdigest() != recorded:
+            raise InputError(f"image {path} is not the one recorded in {self.source}; restore it or draw again.")
+        return content
+
+    def image(self, index: int) -> PIL.Image.Image:
+        """One decoded RGB image; InputError where it cannot be decoded."""
+        if self.pixels is not None:
+            return PIL.Image.fromarray(self.pixels[index])
+        try:
+            with PIL.Image.open(io.BytesIO(self.read(index))) as image:
+                if image.mode.startswith("I"):  # 16-bit grey: PIL's own conversion would clip it to white
+                    return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+                return image.convert("RGB")
+        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+            path = self.root / self.names[index]
+            raise InputError(f"image {path} cannot be decoded ({error}); mend or remove it.") from None
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the names, labels and contents of all images, in order."""
+        made = hashlib.sha256()
+        for index, (name, label) in enumerate(zip(self.names, self.labels, strict=True)):
+            content = self.read(index) if self.pixels is None else self.pixels[index].tobytes()
+            made.update(f"{name}\0{label}\0{hashlib.sha256(content).hexdigest()}\n".encode())
+        return made.hexdigest()
+
+    def take(self, indices: Iterable[int]) -> "ImageSet":
+        """The images at the given positions."""
+        chosen = list(indices)
+        return replace(
+            self,
+            names=tuple(self.names[i] for i in chosen),
+            labels=tuple(self.labels[i] for i in chosen),
+            digests=tuple(self.digests[i] for i in chosen),
+            pixels=None if self.pixels is None else self.pixels[chosen],
+        )
+
+    def draw(self, samples: int) -> "ImageSet":
+        """At most `samples` images, the classes in turn, each class in the order of its names' SHA-256.
+
+        There is no seed: the same folder gives the same draw everywhere, and a larger draw contains the smaller.
+        """
+        classes: defaultdict[str | None, list[tuple[str, int]]] = defaultdict(list)
+        for index, (name, label) in enumerate(zip(self.names, self.labels, strict=True)):
+            classes[label].append((hashlib.sha256(name.encode()).hexdigest(), index))
+        ranked = sorted((rank, *image) for images in classes.values() for rank, image in enumerate(sorted(images)))
+        return self.take(sorted(index for _, _, index in ranked[:samples]))
+
+    def indices(self, classes: Sequence[str], count: int) -> NDArray[np.int64]:
+        """Each label as an index into the model's `count` outputs, int64 (N,).
+
+        A label is one of the model's class names, or an index as a number; where neither fits all labels and there
+        are as many labels as outputs, their sorted order counts. InputError otherwise.
+        """
+        if None in self.labels:
+            nameless = self.names[self.labels.index(None)]
+            raise InputError(f"{self.source}: {nameless} has no label; put images in one folder per class.")
+        labels = [str(label) for label in self.labels]
+        distinct = sorted(set(labels))
+        if set(distinct) <= set(classes):
+            position = {name: index for index, name in enumerate(classes)}
+        elif all(label.isdecimal() and int(label) < count for label in distinct):
+            position = {label: int(label) for label in distinct}
+        elif len(distinct) == count and not classes:
+            position = {label: index for index, label in enumerate(distinct)}
+        else:
+            known = f", the first is {classes[0]!r}" if classes else ""
+            raise InputError(
+                f"{self.source} has {len(distinct)} labels such as {distinct[0]!r}, the model has {count} classes"
+                f"{known}; name the folders by the model's class names or class indices."
+            )
+        return np.array([position[label] for label in labels], np.int64)
+
+
+def open_images(source: Path) -> ImageSet:
+    """Open a folder, a manifest or an .npz file; UsageError where there is none, InputError where it is empty."""
+    if source.is_dir():
+        return _folder(source)
+    if not source.exists():
+        raise UsageError(f"there are no images at {source}; give a folder, a manifest (.csv) or an .npz file.")
+    if source.suffix == ".npz":
+        return _arrays(source)
+    if source.suffix == ".csv":
+        return _manifest(source)
+    raise UsageError(f"{source} is no image source; give a folder, a manifest (.csv) or an .npz file.")
+
+
+def _folder(root: Path) -> ImageSet:
+    found = (Path(folder, file) for folder, _, files in os.walk(root) for file in files)
+    paths = [path.relative_to(root) for path in found if path.suffix.lower() in SUFFIXES]
+    names = tuple(sorted(path.as_posix() for path in paths))
+    if not names:
+        raise InputError(f"{root} holds no images ({', '.join(sorted(SUFFIXES))}); check the folder.")
+    labels = tuple(parts[0] if len(parts := PurePosixPath(name).parts) > 1 else None for name in names)
+    return ImageSet(root, root, names, labels, (None,) * len(names))
+
+
+def _manifest(source: Path) -> ImageSet:
+    try:
+        lines = source.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{source} cannot be read as text ({error}); make the manifest again.") from None
+    roots = [line.partition("=")[2].strip() for line in lines if line.startswith("#") and "root" in line]
+    rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
+    if not rows or not {"path", "sha256", "label"} <= set(rows[0]):
+        raise InputError(f"{source} is no manifest: it needs the columns path, sha256, label and a row an image.")
+    rows.sort(key=lambda row: str(row["path"]))
+    root = _root(roots[0], source) if roots else source.parent
+    names, digests = tuple(row["path"] for row in rows), tuple(row["sha256"] or None for row in rows)
+    return ImageSet(source, root, names, tuple(row["label"] or None for row in rows), digests)
+
+
+def _root(text: str, source: Path) -> Path:
+    if not text.startswith("package:"):
+        return source.parent / text
+    package, _, below = text.removeprefix("package:").partition("/")
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        name = package.replace("_", "-")
+        raise MissingRuntime(f"{source} needs the package {name}, which is not installed; `pip install {name}`.")
+    return Path(spec.submodule_search_locations[0]) / below
+
+
+def _arrays(source: Path) -> ImageSet:
+    try:
+        with np.load(source, allow_pickle=False) as arrays:
+            images, labels = arrays["images"], arrays["labels"]
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise InputError(f"{source} has no arrays `images` and `labels` ({error}); make it again.") from None
+    if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or labels.shape != images.shape[:1]:
+        raise InputError(
+            f"{source}: images are {images.dtype} {images.shape} and labels {labels.shape}; "
+            "they must be uint8 (N, H, W, 3) and (N,)."
+        )
+    names = tuple(f"{index:06d}" for index in range(len(images)))
+    return ImageSet(source, source, names, tuple(str(int(v)) for v in labels), (None,) * len(names), images)
+
+
+def prepare(image: PIL.Image.Image, preprocess: Preprocess) -> NDArray[np.float32]:
+    """One RGB image -> float32 (3, crop, crop), with the arithmetic of torchvision's Resize, CenterCrop, Normalize."""
+    width, height = image.size
+    short = min(width, height)
+    if short != preprocess.resize:
+        size = (preprocess.resize * width // short, preprocess.resize * height // short)
+        image = image.resize(size, PIL.Image.Resampling[preprocess.interpolation.upper()])
+    left, top = (round((side - preprocess.crop) / 2) for side in image.size)
+    image = image.crop((left, top, left + preprocess.crop, top + preprocess.crop))
+    pixels = np.asarray(image, np.float32) / np.float32(255)
+    pixels -= np.array(preprocess.mean, np.float32)
+    pixels /= np.array(preprocess.std, np.float32)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def batches(
+    images: ImageSet, preprocess: Preprocess, size: int, labels: NDArray[np.int64] | None = None
+) -> Iterator[Batch]:
+    """Decode in threads, ahead of the consumer by a few batches, in order; memory does not grow with the set.
+
+    The last batch may be smaller than `size`. `labels` int64 (N,) from `ImageSet.indices`, -1 where not given.
+    """
+    known = np.full(len(images), -1, np.int64) if labels is None else labels
+    workers = min(8, os.cpu_count() or 1)
+
+    def one(index: int) -> NDArray[np.float32]:
+        return prepare(images.image(index), preprocess)
+
+    pool = ThreadPoolExecutor(workers, "decode")
+    try:
+        pending: deque[Future[NDArray[np.float32]]] = deque()
+        ahead = iter(range(len(images)))
+        for start in range(0, len(images), size):
+            stop = min(start + size, len(images))
+            while len(pending) < 2 * size + workers and (index := next(ahead, None)) is not None:
+                pending.append(pool.submit(one, index))
+            decoded = np.stack([pending.popleft().result() for _ in range(start, stop)])
+            yield Batch(decoded, known[start:stop], images.names[start:stop])
+    finally:
+        pool.shutdown(cancel_futures=True)

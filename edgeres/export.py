@@ -1,0 +1,173 @@
+"""A checkpoint becomes an FP32 ONNX file that is shown to compute what torch computes."""
+
+import copy
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgeres import onnx_io, store
+from edgeres.canonical import INPUT, OUTPUT, canonical
+from edgeres.data import ImageSet, batches, open_images
+from edgeres.errors import MissingRuntime, ParityError, UsageError
+from edgeres.onnx_io import ModelInfo
+from edgeres.store import Artifact, Sidecar
+from edgeres.types import Preprocess
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+
+    from edgeres.models.resnet import ResNet
+
+OPSET = 18
+EXPORTED = 18
+"""The opset that torch's exporter itself writes; others are converted from it."""
+TOLERANCE = 1e-4
+"""Largest difference of a logit, relative to the largest logit: float32 rounding over a thousand layers stays below."""
+SAMPLES = Path(__file__).parent / "images"
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far ONNX Runtime's logits are from torch's: the largest difference, absolute and relative to the largest
+    logit, and the share of images with the same top-1."""
+
+    images: int
+    largest: float
+    relative: float
+    agreement: float
+
+
+def export(
+    weights: Path,
+    out: Path,
+    arch: str | None = None,
+    *,
+    opset: int = OPSET,
+    batch: int | None = None,
+    preprocess: Preprocess | None = None,
+    classes: Sequence[str] = (),
+    images: ImageSet | None = None,
+) -> Artifact:
+    """Write the ONNX file of a trained ResNet, batch norm folded, and prove it on real images.
+
+    The fields of `Parity` are the artifact's results.
+
+    `arch` is a name of `edgeres.models.resnet.ARCHITECTURES`, None to recognise it; `batch` None leaves the batch
+    dimension free; `preprocess` and `classes` default to what is stored beside the weights, then to ImageNet's at the
+    network's own size; `images` (default: four photographs that come with edgeres) prove the parity. The input is
+    `input` float32 (N, 3, H, W), the output `logits` (N, classes).
+
+    Raises UsageError, InputError for a checkpoint that does not fit, ParityError where ONNX Runtime and torch differ,
+    MissingRuntime without torch.
+    """
+    try:
+        import torch
+
+        from edgeres.models import checkpoint
+        from edgeres.models.resnet import ARCHITECTURES
+    except ImportError as error:
+        raise MissingRuntime(f"export needs {error.name}; `pip install 'edgeres[export]'`.") from None
+    if not 13 <= opset <= 21:
+        raise UsageError(f"opset {opset} is not supported; choose from 13 (per-channel Q/DQ begins there) to 21.")
+    loaded = checkpoint.read(weights)
+    name, model = checkpoint.load(arch, loaded)
+    outputs = model.fc.out_features
+    size = ARCHITECTURES[name].size
+    if preprocess is None:
+        stored = loaded.preprocess
+        default = Preprocess() if size == 224 else Preprocess(resize=size, crop=size)
+        preprocess = default if stored is None else Preprocess.parse(stored, str(weights))
+    names = tuple(classes) or loaded.classes
+    if names and len(names) != outputs:
+        raise UsageError(f"{len(names)} class names were given, {weights} has {outputs} classes; give one name each.")
+    info = ModelInfo(name, preprocess, outputs, names)
+    photos = images or open_images(SAMPLES)
+
+    def write(path: Path) -> Mapping[str, Any]:
+        example = torch.zeros(batch or 2, 3, info.preprocess.crop, info.preprocess.crop)
+        made = canonical(_trace(model, example, batch is None), opset)
+        onnx_io.describe(made, info)
+        onnx_io.save(made, path)
+        return asdict(prove(path, model, photos, info.preprocess, batch))
+
+    made_from = {"weights": store.digest(weights), "images": photos.digest}
+    parameters = {"opset": opset, "batch": batch, "model": info.to_json()}
+    return store.make(out, Sidecar("onnx", made_from, parameters, store.versions("edgeres", "torch", "onnx")), write)
+
+
+def _trace(model: "ResNet", example: "torch.Tensor", dynamic: bool) -> "onnx.ModelProto":
+    """Fold batch norm into the convolutions and let torch write the graph."""
+    import torch
+
+    folded = fold(model)
+    shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic else None
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns that torchvision, which is not used, is absent
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                folded,
+                (example,),
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                opset_version=EXPORTED,
+                dynamic_shapes=shapes,
+                dynamo=True,
+                verbose=False,
+            )
+    finally:
+        logger.setLevel(level)
+    assert program is not None
+    return program.model_proto
+
+
+def fold(model: "ResNet") -> "ResNet":
+    """A copy in which each batch norm is folded into the convolution before it (arXiv:1712.05877, section 3.2)."""
+    from torch import nn
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    copied = copy.deepcopy(model)
+    for module in copied.modules():
+        children = list(module.named_children())
+        for (name, child), (after, norm) in pairwise(children):
+            if isinstance(child, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(child, norm))
+                setattr(module, after, nn.Identity())
+    return copied
+
+
+def prove(
+    exported: Path, model: "ResNet", images: ImageSet, preprocess: Preprocess, batch: int | None = None
+) -> Parity:
+    """Compare ONNX Runtime's logits with torch's on images; ParityError where they differ by more than TOLERANCE."""
+    import onnxruntime
+    import torch
+
+    session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
+    got, wanted = [], []
+    for part in batches(images, preprocess, batch or 8):
+        real = part.images
+        missing = (batch or 0) - len(real)
+        padded = np.concatenate([real, np.zeros((missing, *real.shape[1:]), np.float32)]) if missing > 0 else real
+        got.append(session.run(None, {INPUT: padded})[0][: len(real)])
+        with torch.inference_mode():
+            wanted.append(model(torch.from_numpy(real)).numpy())
+    logits, reference = np.concatenate(got), np.concatenate(wanted)
+    largest = float(np.abs(logits - reference).max())
+    relative = largest / float(np.abs(reference).max())
+    agreement = float((logits.argmax(1) == reference.argmax(1)).mean())
+    if not relative <= TOLERANCE:  # also where either is NaN
+        raise ParityError(
+            f"the exported network's logits differ from torch's by {relative:.2g} of the largest (allowed "
+            f"{TOLERANCE:g}) on {len(images)} images; try another --opset, and please report it."
+        )
+    return Parity(len(images), largest, relative, agreement)

@@ -1,0 +1,96 @@
+"""ONNX files as edgeres keeps them: one image input, one output of logits, and a description in the metadata."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from edgeres import store
+from edgeres.errors import InputError, UsageError
+from edgeres.types import Preprocess
+
+PREFIX = "edgeres."
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What every later step must know of a model: how images are prepared and what its outputs mean.
+
+    `classes` names the outputs, empty where the names are not known; `outputs` counts them.
+    """
+
+    arch: str
+    preprocess: Preprocess
+    outputs: int
+    classes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        preprocess, classes = self.preprocess.to_json(), list(self.classes)
+        return {"arch": self.arch, "preprocess": preprocess, "outputs": self.outputs, "classes": classes}
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], where: Path) -> "ModelInfo":
+        """InputError naming `where` if a key is missing or of another type."""
+        try:
+            preprocess = Preprocess.parse(values["preprocess"], str(where))
+            return cls(str(values["arch"]), preprocess, int(values["outputs"]), tuple(values["classes"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{where}: the description of the model is damaged ({error}); export again.") from None
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """Read a whole ONNX file; UsageError where it is absent, InputError where it is no ONNX model."""
+    try:
+        model = onnx.load_model_from_string(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}); check the path.") from None
+    except DecodeError:
+        raise InputError(f"{path} is not an ONNX model; export it again.") from None
+    if len(model.graph.input) != 1 or len(model.graph.output) != 1:
+        counts = f"{len(model.graph.input)} inputs and {len(model.graph.output)} outputs"
+        raise InputError(f"{path} has {counts}; edgeres takes classifiers with one image input and one output.")
+    return model
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Check a model and write it; InputError where the checker refuses it. Wrap in `store.make`, as any writing."""
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise InputError(f"{path}: the ONNX checker refuses the graph: {str(error).splitlines()[0]}") from None
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def describe(model: onnx.ModelProto, info: ModelInfo) -> None:
+    """Store the description in the model's metadata, in place."""
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, {PREFIX + key: json.dumps(value) for key, value in info.to_json().items()})
+
+
+def description(model: onnx.ModelProto, where: Path) -> ModelInfo:
+    """Read what `describe` stored; InputError where nothing is stored."""
+    stored = {p.key.removeprefix(PREFIX): p.value for p in model.metadata_props if p.key.startswith(PREFIX)}
+    if not stored:
+        raise InputError(f"{where} says nothing of its preprocessing; make it with `edgeres export`.")
+    try:
+        return ModelInfo.parse({key: json.loads(value) for key, value in stored.items()}, where)
+    except ValueError as error:
+        raise InputError(f"{where}: the description of the model is damaged ({error}); export again.") from None
+
+
+def info(path: Path) -> ModelInfo:
+    """The description of an ONNX file (from its metadata) or of a built engine (from its sidecar)."""
+    if path.suffix == ".onnx":
+        return description(load(path), path)
+    sidecar = store.verify(path)
+    return ModelInfo.parse(sidecar.parameters.get("model", {}), store.sidecar_path(path))
+
+
+def input_shape(model: onnx.ModelProto) -> tuple[int | None, ...]:
+    """The shape of the image input; None where a dimension is free."""
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in dims)

@@ -1,0 +1,164 @@
+"""Files that are whole or not there, and sidecars that say what each was made from.
+
+An artifact `NAME` has a sidecar `NAME.json`: the kind, the SHA-256 of the file itself, of everything it was made
+from, the parameters, and the versions of the packages that made it. The *key* of a sidecar is the digest of all that
+but the file itself: two steps with one key make the same artifact, so the second is skipped.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from edgeres.errors import InputError, UsageError
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hex; UsageError where there is no such file."""
+    try:
+        made = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                made.update(block)
+        return made.hexdigest()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}); check the path.") from None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; on success flush it to disk and move it there in one step.
+
+    Readers see the old file or the whole new one, also after a crash; on an exception the old file stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a whole file or nothing."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file, indented, keys as given; whole or not at all. NaN is refused: it is not JSON."""
+    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """UsageError where the file is absent, InputError where it is not JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}); check the path.") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}); make it again.") from None
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """The installed version of each package, `absent` where it is not installed."""
+    return {package: _version(package) for package in packages}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What an artifact was made from. `inputs` maps a role to a SHA-256; `parameters` and `results` are plain JSON.
+
+    `results` is what the step found while making it, such as the parity of an export: not part of the key.
+    """
+
+    kind: str
+    inputs: Mapping[str, str]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    results: Mapping[str, Any] = field(default_factory=dict)
+    digest: str = ""
+
+    @property
+    def key(self) -> str:
+        """The digest of everything that decides what the artifact will be."""
+        content = {"kind": self.kind, "inputs": self.inputs, "parameters": self.parameters, "versions": self.versions}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file with its sidecar; `made` tells whether it was made just now, or was there with the same key."""
+
+    path: Path
+    sidecar: Sidecar
+    made: bool
+
+
+def sidecar_path(artifact: Path) -> Path:
+    """Where the sidecar of an artifact stands."""
+    return artifact.with_name(f"{artifact.name}.json")
+
+
+def read_sidecar(artifact: Path) -> Sidecar | None:
+    """The sidecar of an artifact, None where it has none; InputError where it is damaged."""
+    path = sidecar_path(artifact)
+    if not path.exists():
+        return None
+    try:
+        return Sidecar(**read_json(path))
+    except TypeError:
+        raise InputError(f"{path} is not a sidecar of edgeres; make {artifact.name} again.") from None
+
+
+def verify(artifact: Path) -> Sidecar:
+    """The sidecar of an artifact whose bytes are those that were written; InputError otherwise.
+
+    Called before anything that a runtime would execute is loaded.
+    """
+    actual = digest(artifact)
+    found = read_sidecar(artifact)
+    if found is None:
+        raise InputError(f"{artifact} has no sidecar {sidecar_path(artifact).name}; build the engine here again.")
+    if actual != found.digest:
+        raise InputError(f"{artifact} is not the file that its sidecar describes; build the engine again.")
+    return found
+
+
+def make(artifact: Path, sidecar: Sidecar, write: Callable[[Path], Mapping[str, Any] | None]) -> Artifact:
+    """Make an artifact, unless it is already there with the same key and its own bytes.
+
+    `write` gets a temporary path and may return results. The sidecar is written after the artifact, so that a crash
+    between the two leaves an artifact that is made again.
+    """
+    try:
+        found = read_sidecar(artifact)
+    except InputError:
+        found = None
+    if found and found.key == sidecar.key and artifact.exists() and found.digest == digest(artifact):
+        return Artifact(artifact, found, made=False)
+    sidecar_path(artifact).unlink(missing_ok=True)
+    with replacing(artifact) as temporary:
+        results = write(temporary) or {}
+    whole = replace(sidecar, results=results, digest=digest(artifact))
+    write_json(sidecar_path(artifact), asdict(whole))
+    return Artifact(artifact, whole, made=True)

@@ -1,0 +1,90 @@
+"""The nouns that the steps hand to each other: plain frozen values, no behaviour beyond parsing and printing."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from enum import Enum
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeres.errors import InputError, UsageError
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How an image becomes the model's input, as torchvision's evaluation transforms do it.
+
+    The shorter side is resized to `resize` pixels, the centre `crop` x `crop` is cut out, values are scaled to
+    [0, 1], then `(x - mean) / std` per RGB channel; the result is float32 in `layout`. The defaults are ImageNet's.
+    """
+
+    resize: int = 256
+    crop: int = 224
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    interpolation: Interpolation = "bilinear"
+    layout: Literal["NCHW"] = "NCHW"
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], where: str) -> "Preprocess":
+        """Read from a JSON object; InputError naming `where` on an unknown key or an impossible value."""
+        unknown = set(values) - {field.name for field in fields(cls)}
+        if unknown:
+            raise InputError(f"{where}: preprocessing has an unknown key {sorted(unknown)[0]!r}; remove it.")
+        given: dict[str, Any] = {k: tuple(map(float, v)) if k in ("mean", "std") else v for k, v in values.items()}
+        made = cls(**given)
+        if len(made.mean) != 3 or len(made.std) != 3 or not all(value > 0 for value in made.std):
+            raise InputError(f"{where}: mean and std take three numbers each, std above zero.")
+        if not 0 < made.crop <= made.resize:
+            raise InputError(f"{where}: crop {made.crop} must lie between 1 and resize {made.resize}; change one.")
+        return made
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`images` float32 (N, 3, H, W); `labels` int64 (N,), -1 where unknown; `names` of the N images."""
+
+    images: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    names: tuple[str, ...]
+
+
+class Precision(str, Enum):
+    """The arithmetic that the convolutions of an engine are asked to use."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Target:
+    """A runtime and the device it runs on, written `backend:device`, as in `openvino:cpu`, `tensorrt-rtx:sm86`."""
+
+    backend: str
+    device: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Target":
+        """UsageError where the text is not `backend:device`."""
+        backend, colon, device = text.strip().lower().partition(":")
+        if not (backend and colon and device):
+            raise UsageError(f"target {text!r} is not written backend:device; `edgeres targets` lists them.")
+        return cls(backend, device)
+
+    def __str__(self) -> str:
+        return f"{self.backend}:{self.device}"
+
+    @property
+    def slug(self) -> str:
+        """The target as part of a file name."""
+        return f"{self.backend}-{self.device}".replace("@", "-")
