@@ -23,18 +23,18 @@ def canonical(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     constants = {tensor.name: tensor for tensor in graph.initializer}
     tensors = {graph.input[0].name: INPUT}
     nodes: list[NodeProto] = []
-    kept: list[TensorProto] = []
+    kept: dict[str, TensorProto] = {}
     for node in graph.node:
         op, attributes, inputs = _spelling(node, constants)
         name = _name(op, inputs, constants, tensors, {made.name for made in nodes})
         outputs = [OUTPUT if node.output[0] == graph.output[0].name else name]
         tensors[node.output[0]] = outputs[0]
-        kept += [constants[i] for i in inputs if i in constants and constants[i] not in kept]
+        kept.update({i: constants[i] for i in inputs if i in constants})
         made = helper.make_node(op, [tensors.get(i, i) for i in inputs], outputs, name)
         made.attribute.extend(sorted(attributes, key=lambda attribute: attribute.name))
         nodes.append(made)
     ends = [_renamed(graph.input[0], INPUT)], [_renamed(graph.output[0], OUTPUT)]
-    made_graph = helper.make_graph(nodes, "resnet", *ends, initializer=[_plain(tensor) for tensor in kept])
+    made_graph = helper.make_graph(nodes, "resnet", *ends, initializer=[_plain(tensor) for tensor in kept.values()])
     made_model = helper.make_model(made_graph, opset_imports=model.opset_import, producer_name="edgeres")
     try:
         made_model = onnx.version_converter.convert_version(made_model, opset)

@@ -156,9 +156,8 @@ def prove(
     got, wanted = [], []
     for part in batches(images, preprocess, batch or 8):
         real = part.images
-        missing = (batch or 0) - len(real)
-        padded = np.concatenate([real, np.zeros((missing, *real.shape[1:]), np.float32)]) if missing > 0 else real
-        got.append(session.run(None, {INPUT: padded})[0][: len(real)])
+        given = onnx_io.padded(real, batch or len(real))
+        got.append(session.run(None, {INPUT: given})[0][: len(real)])
         with torch.inference_mode():
             wanted.append(model(torch.from_numpy(real)).numpy())
     logits, reference = np.concatenate(got), np.concatenate(wanted)

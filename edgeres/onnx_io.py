@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 
 from edgeres import store
 from edgeres.errors import InputError, UsageError
@@ -94,3 +96,9 @@ def input_shape(model: onnx.ModelProto) -> tuple[int | None, ...]:
     """The shape of the image input; None where a dimension is free."""
     dims = model.graph.input[0].type.tensor_type.shape.dim
     return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in dims)
+
+
+def padded(images: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Images (N, ...) filled up with zeros to (size, ...), for a model whose batch is fixed; N <= size."""
+    missing = size - len(images)
+    return np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)]) if missing else images

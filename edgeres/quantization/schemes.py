@@ -1,0 +1,96 @@
+"""One small object per runtime: which tensors carry Q/DQ, of which type, and what the file must look like."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from edgeres.errors import SchemeError, UsageError
+from edgeres.quantization.graph import Role
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Where Q/DQ pairs stand and of which type they are.
+
+    `roles` are quantized; `activation` is the type of activations, `symmetric` fixes their zero point at 0;
+    `paired` limits neighbouring weights so that the sum of two U8 x S8 products fits into 16 bits, where x86 CPUs
+    without VNNI saturate (see `weights.scales`): the file then computes the same on every CPU;
+    `int32_bias` stores the bias as INT32 with a DequantizeLinear of its own instead of as float;
+    `half` leaves what is not INT8 in float16 instead of float32.
+    """
+
+    name: str
+    why: str
+    roles: frozenset[Role]
+    activation: type[np.uint8] | type[np.int8]
+    symmetric: bool
+    paired: bool = False
+    int32_bias: bool = False
+    half: bool = False
+
+    def check(self, model: onnx.ModelProto) -> None:
+        """SchemeError where a graph breaks the rules of this scheme's runtime."""
+        constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        for node in model.graph.node:
+            if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+                continue
+            point = constants.get(node.input[2]) if len(node.input) > 2 else None
+            if point is None:
+                raise SchemeError(f"{node.name} has no constant zero point; scheme {self.name} needs one.")
+            if self.symmetric and numpy_helper.to_array(point).any():
+                raise SchemeError(f"{node.name} has a zero point other than 0; scheme {self.name} is symmetric.")
+            if point.data_type == TensorProto.INT32 and not self.int32_bias:
+                raise SchemeError(f"{node.name} dequantizes INT32; scheme {self.name} keeps the bias in float.")
+
+
+_ALL = frozenset(Role)
+_CONVOLUTIONS = _ALL - {Role.BRANCH}
+
+SCHEMES: Mapping[str, Scheme] = {
+    scheme.name: scheme
+    for scheme in (
+        Scheme(
+            "onnxruntime",
+            "ONNX Runtime on CPUs: U8 activations, INT32 biases, residual sums in INT8",
+            _ALL,
+            np.uint8,
+            symmetric=False,
+            paired=True,
+            int32_bias=True,
+        ),
+        Scheme(
+            "openvino",
+            "OpenVINO: U8 activations, residual sums fused into the convolution before them",
+            _CONVOLUTIONS,
+            np.uint8,
+            symmetric=False,
+            paired=True,
+        ),
+        Scheme(
+            "tensorrt",
+            "TensorRT and TensorRT for RTX: symmetric S8, shortcut quantized, branch not, floats in FP16",
+            _CONVOLUTIONS,
+            np.int8,
+            symmetric=True,
+            half=True,
+        ),
+        Scheme(
+            "portable",
+            "One file that every runtime takes and computes rightly: symmetric S8; not the fastest anywhere",
+            _CONVOLUTIONS,
+            np.int8,
+            symmetric=True,
+            paired=True,
+        ),
+    )
+}
+
+
+def find(name: str) -> Scheme:
+    """UsageError where there is no such scheme."""
+    if name not in SCHEMES:
+        raise UsageError(f"there is no scheme {name!r}; there are {', '.join(SCHEMES)}.")
+    return SCHEMES[name]

@@ -1,0 +1,114 @@
+"""What calibration keeps of each activation tensor, in constant memory: range, histogram, per-channel means.
+
+The bins of a histogram are a power of two wide, and counts are integers, so that a histogram that must grow merges
+neighbouring bins exactly: the result does not depend on the order of the images, on the batches, or on how many
+machines shared the work.
+"""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeres.errors import InputError, UsageError
+
+BINS = 2048
+"""Bins on each side of zero."""
+_FRACTION = 2.0**20
+"""Per-channel means are summed as multiples of 1/_FRACTION: integer sums have no order."""
+_SMALLEST = -140
+"""Exponent of the bins of a tensor that is zero throughout."""
+
+
+@dataclass(frozen=True)
+class TensorStatistics:
+    """`low` and `high` of all values; `counts` int64 (2 * BINS,) of bins 2**exponent wide, the first BINS below zero;
+    `sums` int64 (C,) of the spatial means of each channel, in units of 2**-20, over `images` images."""
+
+    low: float
+    high: float
+    exponent: int
+    counts: NDArray[np.int64]
+    sums: NDArray[np.int64]
+    images: int
+
+    @classmethod
+    def of(cls, values: NDArray[np.float32]) -> "TensorStatistics":
+        """The statistics of one batch, (N, C, ...). ValueError where a value is NaN or infinite."""
+        low, high = float(values.min()), float(values.max())
+        if not np.isfinite(low + high):
+            raise ValueError("NaN or infinite")
+        largest = max(-low, high)
+        exponent = int(np.frexp(largest)[1]) - BINS.bit_length() + 1 if largest > 0 else _SMALLEST
+        bins = np.multiply(values.ravel(), np.float32(2.0**-exponent))
+        if low < 0:
+            np.floor(bins, out=bins)
+        index = bins.astype(np.intp)
+        index += BINS
+        counts = np.bincount(index, minlength=2 * BINS)
+        means = values.reshape(*values.shape[:2], -1).mean(2, dtype=np.float64)
+        sums = np.rint(means * _FRACTION).astype(np.int64).sum(0)
+        return cls(low, high, exponent, counts, sums, len(values))
+
+    def __add__(self, other: "TensorStatistics") -> "TensorStatistics":
+        """The statistics of both sets of images."""
+        exponent = max(self.exponent, other.exponent)
+        counts = self._coarser(exponent) + other._coarser(exponent)
+        low, high = min(self.low, other.low), max(self.high, other.high)
+        return TensorStatistics(low, high, exponent, counts, self.sums + other.sums, self.images + other.images)
+
+    def _coarser(self, exponent: int) -> NDArray[np.int64]:
+        """The counts in bins 2**exponent wide."""
+        steps = exponent - self.exponent
+        if steps == 0:
+            return self.counts
+        counts = np.zeros_like(self.counts)
+        np.add.at(counts, (np.arange(-BINS, BINS) >> min(steps, 62)) + BINS, self.counts)
+        return counts
+
+    @property
+    def edges(self) -> NDArray[np.float64]:
+        """The borders of the bins, (2 * BINS + 1,)."""
+        return np.ldexp(np.arange(-BINS, BINS + 1, dtype=np.float64), self.exponent)
+
+    @property
+    def means(self) -> NDArray[np.float64]:
+        """The mean of each channel, (C,)."""
+        return self.sums / (_FRACTION * self.images)
+
+
+Statistics = Mapping[str, TensorStatistics]
+"""Statistics by the name of the tensor."""
+
+
+def save(statistics: Statistics, path: Path) -> None:
+    """Write a `.stats` file: a compressed .npz whose bytes depend on the statistics alone."""
+    arrays: dict[str, Any] = {"names": np.array(list(statistics))}
+    for position, one in enumerate(statistics.values()):
+        arrays[f"{position}.range"] = np.array([one.low, one.high])
+        arrays[f"{position}.exponent"] = np.array([one.exponent, one.images])
+        arrays[f"{position}.counts"] = one.counts
+        arrays[f"{position}.sums"] = one.sums
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    path.write_bytes(buffer.getvalue())
+
+
+def load(path: Path) -> dict[str, TensorStatistics]:
+    """Read what `save` wrote; UsageError where it is absent, InputError where it is something else."""
+    if not path.is_file():
+        raise UsageError(f"there are no statistics at {path}; make them with `edgeres calibrate`.")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            found = {}
+            for position, name in enumerate(arrays["names"]):
+                (low, high), (exponent, images) = arrays[f"{position}.range"], arrays[f"{position}.exponent"]
+                counts, sums = arrays[f"{position}.counts"], arrays[f"{position}.sums"]
+                found[str(name)] = TensorStatistics(float(low), float(high), int(exponent), counts, sums, int(images))
+            return found
+    except Exception as error:  # zipfile, zlib and numpy each have their own
+        raise InputError(f"{path} is not a statistics file ({error}); calibrate again.") from None

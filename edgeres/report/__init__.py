@@ -1,0 +1,53 @@
+"""The report of a run: its schema, and what is rendered from it."""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from edgeres import store
+from edgeres.errors import InputError, UsageError
+from edgeres.report.schema import SCHEMA, Report
+
+FILE = "report.json"
+"""The name of a report in its run folder."""
+
+
+def load(path: Path) -> Report:
+    """Read the report of a run folder, or a `.json` file.
+
+    UsageError where there is none, InputError naming the file and the first field that is not a report's.
+    """
+    file = path / FILE if path.is_dir() else path
+    if not file.is_file():
+        raise UsageError(f"{path} holds no {FILE}; give a run folder or a report's .json file.")
+    content = store.read_json(file)
+    if isinstance(content, dict) and content.get("schema_version", SCHEMA) != SCHEMA:
+        raise InputError(
+            f"{file} is written in {content['schema_version']!r}, this edgeres reads {SCHEMA!r}; make the report again."
+        )
+    try:
+        return Report.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        raise InputError(f"{file}: {where}: {first['msg']}; make the report again.") from None
+
+
+def render(report: Report, suffix: str) -> str:
+    """The report as text: `.html`, `.md` or `.json`; UsageError for any other suffix."""
+    if suffix == ".html":
+        from edgeres.report import html
+
+        return html.render(report)
+    if suffix == ".md":
+        from edgeres.report import markdown
+
+        return markdown.render(report)
+    if suffix == ".json":
+        return report.model_dump_json(indent=2) + "\n"
+    raise UsageError(f"a report cannot be written as {suffix or 'a file without suffix'!r}; use .html, .md or .json.")
+
+
+def write(report: Report, path: Path) -> None:
+    """Render by the suffix of `path` and write the file whole or not at all; UsageError as in `render`."""
+    store.write_bytes(path, render(report, path.suffix.lower()).encode())

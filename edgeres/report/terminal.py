@@ -1,0 +1,40 @@
+"""The report on a terminal: one table that fits 80 columns, and plain sentences below it."""
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from edgeres.report import table, words
+from edgeres.report.schema import Report
+
+NARROW, WIDE = 76, 100
+"""Columns of a terminal below which agreement and size give way, and from which p90 and p99 have room."""
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the report; colour and width are the console's own. Names are printed as they are, never as markup."""
+    keys = ["target", "precision", "p50", "speedup", "spread", "drop"]
+    if console.width >= NARROW:
+        keys += ["agreement", "size"]
+    if console.width >= WIDE:
+        keys[3:3] = ["p90", "p99"]
+    grid = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    for key in keys:
+        if key == "target":
+            grid.add_column("target", overflow="fold", min_width=10)
+        elif key == "precision":
+            grid.add_column("", no_wrap=True)
+        else:
+            grid.add_column(table.COLUMNS[key].heading, justify="right", no_wrap=key != "speedup")
+    before = None
+    for row in table.rows(report):
+        texts = [Text(table.COLUMNS[key].text(row)) for key in keys]
+        if row.target == before:
+            texts[0] = Text()
+        before = row.target
+        grid.add_row(*texts, style="" if row.status == "measured" else "dim")
+    console.print(grid)
+    console.print()
+    for line in [*words.headlines(report), *words.notes(report)]:
+        console.print(Text(line))

@@ -1,0 +1,139 @@
+"""What a report says in plain words: the verdict, the notes, the environment, the digests."""
+
+from collections.abc import Iterable, Mapping
+
+from edgeres.report.schema import Report
+from edgeres.report.table import NOTHING, TIMES, Row, number, points, rows
+from edgeres.types import Precision
+
+
+def best(found: Iterable[Row]) -> list[Row]:
+    """The fastest measured INT8 row of each runtime, in the order of the rows."""
+    fastest: dict[str, Row] = {}
+    for row in found:
+        runtime = row.target.partition(":")[0]
+        if row.precision is Precision.INT8 and row.p50 is not None:
+            fastest[runtime] = min(fastest.get(runtime, row), row, key=lambda r: r.p50 or 0.0)
+    return list(fastest.values())
+
+
+def pace(row: Row) -> tuple[str, str]:
+    """The speed-up as a figure and what it is: `("3.07x", "faster than fp32")`; a slow-down is turned round."""
+    if row.speedup is None:
+        return number(row.p50 or 0.0), "ms, with nothing measured beside it to compare"
+    factor = max(row.speedup, 1 / row.speedup)
+    word = "as fast as" if factor < 1.005 else "faster than" if row.speedup > 1 else "slower than"
+    return f"{number(factor)}{TIMES}", f"{word} {row.speedup_over}"
+
+
+def loss(row: Row) -> tuple[str, str]:
+    """The drop as a figure and what it is: `("0.15", "points of top-1 lost")`."""
+    if row.drop is None:
+        return NOTHING, "accuracy not compared with fp32"
+    lost = round(row.drop, 2)
+    return points(abs(lost)), "points of top-1 " + ("gained" if lost < 0 else "lost")
+
+
+def sentence(row: Row) -> str:
+    """What a measured INT8 row says, in plain words."""
+    times, faster = pace(row)
+    took = number(row.p50 or 0.0)
+    if row.speedup is None:
+        text = f"{row.name} takes {took} ms, with nothing measured beside it to compare"
+    else:
+        text = f"{row.name} is {times} {faster} ({took} ms against {number(row.speedup * (row.p50 or 0.0))} ms)"
+    if row.top1 is None:
+        return f"{text}; its accuracy was not measured."
+    found = f"{points(row.top1)} % on {row.images} images"
+    if row.drop is None:
+        return f"{text}; its top-1 is {found}."
+    lost = round(row.drop, 2)
+    verb = "loses" if lost > 0 else "gains"
+    change = f"{verb} {points(abs(lost))} points of top-1" if lost else "keeps its top-1"
+    where = "" if row.drop_against == row.target else f" against {row.drop_against} fp32"
+    return f"{text} and {change}{where} ({found})."
+
+
+def verdict(report: Report) -> list[str]:
+    """The best INT8 engine of each runtime, then what was only built and what failed: a sentence each."""
+    return headlines(report) + asides(report)
+
+
+def headlines(report: Report) -> list[str]:
+    """One sentence for the best INT8 engine of each runtime."""
+    return [sentence(row) for row in best(rows(report))] or ["No INT8 engine was measured."]
+
+
+def asides(report: Report) -> list[str]:
+    """What was only built, what failed; empty where all was measured."""
+    said = []
+    if built := [row for row in rows(report) if row.status == "built"]:
+        said.append(f"Built, not run on this machine: {several(built)}.")
+    if failed := [row for row in rows(report) if row.status == "failed"]:
+        said.append(f"Failed: {several(failed)}.")
+    return said
+
+
+def several(found: Iterable[Row]) -> str:
+    """Name many cells shortly: `tensorrt-rtx:sm75, sm86 (fp16, int8); openvino:gpu (int8)`."""
+    precisions: dict[str, list[str]] = {}
+    for row in found:
+        precisions.setdefault(row.target, []).append(str(row.precision))
+    devices: dict[tuple[str, str], list[str]] = {}
+    for target, listed in precisions.items():
+        runtime, _, device = target.partition(":")
+        devices.setdefault((runtime, ", ".join(dict.fromkeys(listed))), []).append(device)
+    return "; ".join(
+        f"{runtime}:{', '.join(names)} " + (f"({listed})" if "," in listed or names[1:] else listed)
+        for (runtime, listed), names in devices.items()
+    )
+
+
+def notes(report: Report) -> list[str]:
+    """Why cells were not measured, and what makes measured figures doubtful: each once, naming all it is true of."""
+    said: dict[tuple[str, str], list[Row]] = {}
+    for row, cell in zip(rows(report), report.cells, strict=True):
+        kind = {"measured": "", "built": " built, not run", "failed": " failed"}[cell.status]
+        doubts = list(cell.latency.notes) if cell.latency else []
+        if cell.latency and not cell.latency.stable and not doubts:
+            doubts = ["the latency was not steady; measure again on a quiet machine."]
+        why = [cell.message] if cell.message or cell.status != "measured" else []
+        for text in why + doubts:
+            said.setdefault((kind, " ".join(text.split()) or "no reason was given."), []).append(row)
+    return [f"{several(who)}{kind}: {text}" for (kind, text), who in said.items()]
+
+
+def environment(report: Report) -> list[tuple[str, str]]:
+    """Name and value of all that decides the figures: model, parity, calibration, machine, packages, runtimes."""
+    machine, model = report.machine, report.model
+    found = [
+        ("measured", report.created),
+        ("model", f"{model.arch}, {model.classes} classes"),
+        ("export against checkpoint", _listed(model.parity)),
+        ("calibration", _listed({k: v for k, v in report.calibration.items() if k != "dataset"})),
+        ("machine", f"{machine.cpu}, {machine.cores} cores, {number(machine.memory_gib)} GiB, {machine.architecture}"),
+        ("instruction sets", ", ".join(machine.features)),
+        ("system", f"{machine.system}, Python {machine.python}"),
+        ("packages", _listed(machine.packages)),
+    ]
+    said: dict[str, list[Row]] = {}
+    for row, cell in zip(rows(report), report.cells, strict=True):
+        said.setdefault(_listed(cell.properties), []).append(row)
+    found += [(several(who), text) for text, who in said.items()]
+    if report.rules:
+        found.append(("held to", _listed(report.rules)))
+    return [(name, value) for name, value in found if value]
+
+
+def _listed(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
+
+
+def digests(report: Report) -> list[tuple[str, str]]:
+    """File or image set, and SHA-256 in hex."""
+    found = {"FP32 ONNX": report.model.digest, "calibration images": str(report.calibration.get("dataset", ""))}
+    for cell in report.cells:
+        if cell.accuracy:
+            found.setdefault("evaluation images", cell.accuracy.dataset)
+    found |= {cell.engine: cell.digest for cell in report.cells if cell.engine and cell.digest}
+    return [(name, value) for name, value in found.items() if value]
