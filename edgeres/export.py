@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from edgeres.models.resnet import ResNet
 
-OPSET = 18
+OPSET = 19
+"""The first in which Q/DQ takes float16 scales, as INT8 beside FP16 on TensorRT needs."""
 EXPORTED = 18
 """The opset that torch's exporter itself writes; others are converted from it."""
 TOLERANCE = 1e-4
@@ -51,7 +52,7 @@ def export(
     *,
     opset: int = OPSET,
     batch: int | None = None,
-    preprocess: Preprocess | None = None,
+    preprocess: Mapping[str, Any] | None = None,
     classes: Sequence[str] = (),
     images: ImageSet | None = None,
 ) -> Artifact:
@@ -60,9 +61,10 @@ def export(
     The fields of `Parity` are the artifact's results.
 
     `arch` is a name of `edgeres.models.resnet.ARCHITECTURES`, None to recognise it; `batch` None leaves the batch
-    dimension free; `preprocess` and `classes` default to what is stored beside the weights, then to ImageNet's at the
-    network's own size; `images` (default: four photographs that come with edgeres) prove the parity. The input is
-    `input` float32 (N, 3, H, W), the output `logits` (N, classes).
+    dimension free; `preprocess` overrides fields of what is stored beside the weights or, where nothing is, of
+    ImageNet's at the network's own size; `classes` names the outputs, by default as stored beside the weights;
+    `images` (default: four photographs that come with edgeres) prove the parity. The input is `input` float32
+    (N, 3, H, W), the output `logits` (N, classes).
 
     Raises UsageError, InputError for a checkpoint that does not fit, ParityError where ONNX Runtime and torch differ,
     MissingRuntime without torch.
@@ -79,15 +81,14 @@ def export(
     loaded = checkpoint.read(weights)
     name, model = checkpoint.load(arch, loaded)
     outputs = model.fc.out_features
-    size = ARCHITECTURES[name].size
-    if preprocess is None:
-        stored = loaded.preprocess
-        default = Preprocess() if size == 224 else Preprocess(resize=size, crop=size)
-        preprocess = default if stored is None else Preprocess.parse(stored, str(weights))
+    base = _default(ARCHITECTURES[name].size)
+    if loaded.preprocess is not None:
+        base = Preprocess.parse(loaded.preprocess, str(weights))
+    wanted = Preprocess.parse({**base.to_json(), **_scaled(base, preprocess or {})}, "the preprocessing asked for")
     names = tuple(classes) or loaded.classes
     if names and len(names) != outputs:
         raise UsageError(f"{len(names)} class names were given, {weights} has {outputs} classes; give one name each.")
-    info = ModelInfo(name, preprocess, outputs, names)
+    info = ModelInfo(name, wanted, outputs, names)
     photos = images or open_images(SAMPLES)
 
     def write(path: Path) -> Mapping[str, Any]:
@@ -100,6 +101,26 @@ def export(
     made_from = {"weights": store.digest(weights), "images": photos.digest}
     parameters = {"opset": opset, "batch": batch, "model": info.to_json()}
     return store.make(out, Sidecar("onnx", made_from, parameters, store.versions("edgeres", "torch", "onnx")), write)
+
+
+def architectures() -> list[str]:
+    """The names that `export` takes; MissingRuntime without torch."""
+    try:
+        from edgeres.models.resnet import ARCHITECTURES
+    except ImportError as error:
+        raise MissingRuntime(f"export needs {error.name}; `pip install 'edgeres[export]'`.") from None
+    return list(ARCHITECTURES)
+
+
+def _default(size: int) -> Preprocess:
+    return Preprocess() if size == 224 else Preprocess(resize=size, crop=size)
+
+
+def _scaled(base: Preprocess, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A crop that is given alone keeps the share of the image that it had."""
+    if "crop" not in given or "resize" in given:
+        return given
+    return {"resize": round(base.resize * given["crop"] / base.crop), **given}
 
 
 def _trace(model: "ResNet", example: "torch.Tensor", dynamic: bool) -> "onnx.ModelProto":

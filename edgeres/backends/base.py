@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.errors import InputError
-from edgeres.types import Target
+from edgeres.types import Precision, Target
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class Backend(ABC):
     """File name ending of its engines."""
     packages: tuple[str, ...]
     """Distributions whose versions decide what `build` writes: they are part of an engine's key."""
+    precisions: tuple[Precision, ...] = (Precision.FP32, Precision.INT8)
+    """What a recipe measures where it does not say: the baseline of its users first."""
 
     @abstractmethod
     def available(self) -> list[Availability]:

@@ -1,5 +1,6 @@
 """OpenVINO: CPU, GPU and NPU plugins; an engine is the blob that a compiled model exports."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,9 @@ class OpenVino(Backend):
         return "openvino"
 
     def build(self, model: Path, target: Target, out: Path) -> None:
-        out.write_bytes(self._compile(model, target, None).export_model())
+        stream = io.BytesIO()
+        self._compile(model, target, None).export_model(stream)
+        out.write_bytes(stream.getvalue())
 
     def load(self, path: Path, target: Target, threads: int | None = None) -> Engine:
         return _Compiled(self._compile(path, target, threads), target)

@@ -15,12 +15,11 @@ from edgeres.errors import InputError, UsageError
 from edgeres.quantization import ranges, schemes, statistics, weights
 from edgeres.quantization.graph import Graph
 from edgeres.quantization.half import to_half
-from edgeres.quantization.ranges import Method
 from edgeres.quantization.schemes import Scheme
 from edgeres.quantization.statistics import Statistics
 from edgeres.store import Artifact, Sidecar
 
-METHOD: Method = "mse"
+METHOD = "mse"
 BIAS_LIMIT = 2**30
 """Largest INT32 bias that is written: half of the type, so that the sum of products fits beside it."""
 
@@ -34,13 +33,14 @@ class Quantizer:
 
 
 def quantize(
-    model: Path, statistics_path: Path, out: Path, *, scheme: str = "portable", method: Method = METHOD
+    model: Path, statistics_path: Path | None, out: Path, *, scheme: str = "portable", method: str = METHOD
 ) -> Artifact:
     """Write the Q/DQ file of an FP32 ONNX model for one scheme.
 
-    `statistics_path` is what `calibrate` wrote for this very model; `scheme` is a name of `schemes.SCHEMES`, `method`
-    one of `ranges.METHODS`. The results count the quantized layers and tensors. Raises UsageError for an unknown name,
-    InputError where the statistics are of another model, SchemeError where the result breaks the scheme's rules.
+    `statistics_path` is what `calibrate` wrote for this very model, None for a scheme without INT8; `scheme` is a name
+    of `schemes.SCHEMES`, `method` one of `ranges.METHODS`. The results count the quantized layers and tensors. Raises
+    UsageError for an unknown name, InputError where the statistics are of another model, SchemeError where the result
+    breaks the scheme's rules.
     """
     chosen = schemes.find(scheme)
     if method not in ranges.METHODS:
@@ -48,11 +48,16 @@ def quantize(
     loaded = onnx_io.load(model)
     onnx_io.description(loaded, model)
     graph = Graph.of(loaded, model)
-    model_digest = store.digest(model)
-    calibration = store.read_sidecar(statistics_path)
-    if calibration and calibration.inputs.get("model") != model_digest:
-        raise InputError(f"{statistics_path} was calibrated on another file than {model}; calibrate again.")
-    found = statistics.load(statistics_path)
+    made_from = {"model": store.digest(model)}
+    found: Statistics = {}
+    if chosen.roles:
+        if statistics_path is None:
+            raise UsageError(f"scheme {scheme} needs statistics of real images; give --data.")
+        calibration = store.read_sidecar(statistics_path)
+        if calibration and calibration.inputs.get("model") != made_from["model"]:
+            raise InputError(f"{statistics_path} was calibrated on another file than {model}; calibrate again.")
+        found = statistics.load(statistics_path)
+        made_from["statistics"] = store.digest(statistics_path)
 
     def write(path: Path) -> Mapping[str, Any]:
         quantizers = activations(graph, found, chosen, method)
@@ -61,14 +66,14 @@ def quantize(
             made = to_half(made)
         chosen.check(made)
         onnx_io.save(made, path)
-        return {"tensors": len(quantizers), "layers": sum(1 for _ in graph.layers)}
+        layers = sum(node.input[0] in quantizers for node in graph.layers)
+        return {"tensors": len(quantizers), "layers": layers}
 
-    made_from = {"model": model_digest, "statistics": store.digest(statistics_path)}
     sidecar = Sidecar("quantized", made_from, {"scheme": scheme, "method": method}, store.versions("edgeres", "onnx"))
     return store.make(out, sidecar, write)
 
 
-def activations(graph: Graph, found: Statistics, scheme: Scheme, method: Method) -> dict[str, Quantizer]:
+def activations(graph: Graph, found: Statistics, scheme: Scheme, method: str) -> dict[str, Quantizer]:
     """The quantizer of every tensor that the scheme quantizes; what only moves values shares its source's."""
     made: dict[str, Quantizer] = {}
     for name, role in graph.roles.items():

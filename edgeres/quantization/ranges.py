@@ -5,14 +5,12 @@ All methods answer with (low, high), low <= 0 <= high: zero is always exactly re
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.quantization.statistics import BINS, TensorStatistics
 
-Method = Literal["minmax", "percentile", "entropy", "mse"]
 Range = tuple[float, float]
 
 PERCENTILE = 99.99
@@ -56,7 +54,7 @@ def entropy(statistics: TensorStatistics, symmetric: bool) -> Range:
     return _search(replace(statistics, counts=counts), symmetric, _divergence)
 
 
-METHODS: dict[Method, Callable[[TensorStatistics, bool], Range]] = {
+METHODS: dict[str, Callable[[TensorStatistics, bool], Range]] = {
     "minmax": minmax,
     "percentile": percentile,
     "entropy": entropy,

@@ -78,6 +78,9 @@ SCHEMES: Mapping[str, Scheme] = {
             half=True,
         ),
         Scheme(
+            "fp16", "No INT8: floats in FP16, which needs no images", frozenset(), np.int8, symmetric=True, half=True
+        ),
+        Scheme(
             "portable",
             "One file that every runtime takes and computes rightly: symmetric S8; not the fastest anywhere",
             _CONVOLUTIONS,

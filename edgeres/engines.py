@@ -1,0 +1,42 @@
+"""Engines as files: built with a sidecar that carries the model's description, verified before they are loaded."""
+
+from pathlib import Path
+
+from edgeres import backends, onnx_io, store
+from edgeres.backends import Engine
+from edgeres.errors import UsageError
+from edgeres.store import Artifact, Sidecar
+from edgeres.types import Target
+
+
+def build(model: Path, target: Target, out: Path) -> Artifact:
+    """Build the engine of an ONNX file for a target; MissingRuntime, BuildError, UsageError for an unknown device."""
+    backend = backends.find(target)
+    if out.suffix != backend.suffix:
+        raise UsageError(
+            f"an engine of {target} is a {backend.suffix} file; name it {out.with_suffix(backend.suffix)}."
+        )
+    parameters = {"target": str(target), "model": onnx_io.info(model).to_json()}
+    made_from = {"model": store.digest(model)}
+    sidecar = Sidecar("engine", made_from, parameters, store.versions("edgeres", *backend.packages))
+    return store.make(out, sidecar, lambda path: backend.build(model, target, path))
+
+
+def load(path: Path, target: Target, threads: int | None = None) -> Engine:
+    """Load an engine, or an ONNX file, for a target.
+
+    An engine is a program: its digest is checked against its sidecar first, and InputError raised where they differ.
+    UsageError where it was built for another target.
+    """
+    if path.suffix != ".onnx":
+        built_for = store.verify(path).parameters.get("target")
+        if built_for != str(target):
+            raise UsageError(f"{path} was built for {built_for}, not for {target}; change --target or build it again.")
+    elif not path.is_file():
+        raise UsageError(f"{path} cannot be read (No such file or directory); check the path.")
+    return backends.find(target).load(path, target, threads)
+
+
+def packages(target: Target) -> tuple[str, ...]:
+    """The distributions that decide what an engine of a target computes."""
+    return backends.find(target).packages

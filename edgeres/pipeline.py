@@ -1,0 +1,221 @@
+"""A recipe becomes a folder of engines and one report.
+
+Every step writes its artifact with a sidecar, whole or not at all, and is skipped where the same artifact is already
+there: a run that was killed goes on, a run with a change redoes what depends on it. One target that cannot be built
+or run does not stop the others: its cell says why.
+"""
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgeres import backends, engines, evaluate, machine, onnx_io, recipe, store
+from edgeres.data import ImageSet, open_images
+from edgeres.errors import EdgeresError, InputError, MissingRuntime
+from edgeres.export import export
+from edgeres.measure import Subject, measure
+from edgeres.progress import Progress, Silent
+from edgeres.quantization import schemes
+from edgeres.quantization.calibrate import calibrate
+from edgeres.quantization.quantize import quantize
+from edgeres.recipe import Recipe, TargetPart
+from edgeres.schema import Accuracy, Cell, Latency, Model, Report
+from edgeres.store import Artifact, Sidecar
+from edgeres.types import Precision, Target
+
+REPORT = "report.json"
+
+
+def run(path: Path, out: Path | None = None, progress: Progress | None = None) -> Report:
+    """Do what a recipe says in the folder `out` (default `build/NAME`), and write `report.json` there.
+
+    Raises what `export` and `calibrate` raise; what goes wrong for one target is told in its cell.
+    """
+    read = recipe.read(path)
+    folder = out or Path("build") / read.name
+    return _Run(read, folder, progress or Silent()).report()
+
+
+@dataclass
+class _Cell:
+    """A cell on its way: which file it is made from, and what is known of it so far."""
+
+    target: Target
+    precision: Precision
+    scheme: str | None
+    engine: Path
+    known: dict[str, Any] = field(default_factory=dict)
+    predictions: Path | None = None
+
+
+class _Run:
+    def __init__(self, read: Recipe, folder: Path, progress: Progress) -> None:
+        self.recipe, self.folder, self.progress = read, folder, progress
+        self.fp32 = folder / "model.onnx"
+        self.statistics = folder / "model.stats"
+
+    def report(self) -> Report:
+        calibration, evaluation = self._images()
+        exported = self._export()
+        cells = [cell for part in self.recipe.targets for cell in self._cells(part)]
+        calibrated = any(cell.precision is Precision.INT8 for cell in cells)
+        if calibrated:
+            self._calibrate(calibration)
+        for cell in cells:
+            self._make(cell, evaluation)
+        for part in self.recipe.targets:
+            self._latencies([cell for cell in cells if str(cell.target) == part.target and cell.predictions])
+        reference = next((c.predictions for c in cells if c.precision is Precision.FP32 and c.predictions), None)
+        report = Report(
+            name=self.recipe.name,
+            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            machine=machine.describe(),
+            model=_model(exported),
+            calibration=self._calibration(calibration) if calibrated else {},
+            cells=[self._cell(cell, reference) for cell in cells],
+            rules=self.recipe.check,
+        )
+        store.write_json(self.folder / REPORT, report.model_dump(mode="json"))
+        return report
+
+    def _images(self) -> tuple[ImageSet, ImageSet]:
+        data = self.recipe.data
+        calibration, evaluation = open_images(data.calibration), open_images(data.evaluation)
+        return calibration.draw(data.samples) if data.samples else calibration, evaluation
+
+    def _export(self) -> Artifact:
+        model = self.recipe.model
+        made = export(
+            model.weights,
+            self.fp32,
+            model.arch,
+            opset=model.opset,
+            batch=model.batch,
+            preprocess=model.preprocess,
+            classes=model.classes,
+        )
+        self._told(made, f"parity with torch: {made.sidecar.results['relative']:.1e} of the largest logit")
+        return made
+
+    def _calibrate(self, images: ImageSet) -> None:
+        with self.progress.step("calibrate", len(images)) as advance:
+            made = calibrate(self.fp32, images, self.statistics, advance)
+        self._told(made, f"{len(images)} images")
+
+    def _calibration(self, images: ImageSet) -> dict[str, Any]:
+        return {"images": len(images), "dataset": images.digest, "method": self.recipe.quantization.method}
+
+    def _cells(self, part: TargetPart) -> list[_Cell]:
+        target = Target.parse(part.target)
+        backend = backends.find(target)
+        cells = []
+        for precision in part.precisions or backend.precisions:
+            int8 = part.scheme or backend.scheme(target)
+            scheme = {Precision.FP32: None, Precision.FP16: "fp16", Precision.INT8: int8}[precision]
+            if scheme:
+                schemes.find(scheme)
+            engine = self.folder / "engines" / f"{target.slug}.{precision}{backend.suffix}"
+            cells.append(_Cell(target, precision, scheme, engine))
+        return cells
+
+    def _make(self, cell: _Cell, evaluation: ImageSet) -> None:
+        """Quantize, build and evaluate one cell, as far as this machine can."""
+        title = f"{cell.target} {cell.precision}"
+        try:
+            made = engines.build(self._source(cell), cell.target, cell.engine)
+            self._told(made, f"{cell.engine.stat().st_size / 1e6:.1f} MB")
+            cell.known |= {
+                "status": "built",
+                "engine": cell.engine.relative_to(self.folder).as_posix(),
+                "size": cell.engine.stat().st_size,
+                "digest": made.sidecar.digest,
+            }
+            predictions = self.folder / "predictions" / f"{cell.engine.name}.npz"
+            with self.progress.step(f"evaluate {title}", len(evaluation)) as advance:
+                evaluate.evaluate(
+                    cell.engine,
+                    cell.target,
+                    evaluation,
+                    predictions,
+                    threads=self.recipe.bench.threads,
+                    progress=advance,
+                )
+            cell.predictions = predictions
+        except InputError:
+            raise  # the data or the model is wrong, not this target
+        except EdgeresError as error:
+            cell.known |= {"message": str(error)}
+            if not (isinstance(error, MissingRuntime) and cell.known.get("status") == "built"):
+                cell.known["status"] = "failed"
+            self.progress.say(f"{title}: {cell.known['status']}. {error}")
+
+    def _source(self, cell: _Cell) -> Path:
+        """The ONNX file of a cell's precision, made if it is not there."""
+        if cell.scheme is None:
+            return self.fp32
+        quantized = self.folder / f"model.{cell.scheme}.onnx"
+        method = self.recipe.quantization.method
+        self._told(quantize(self.fp32, self.statistics, quantized, scheme=cell.scheme, method=method), "")
+        return quantized
+
+    def _latencies(self, cells: list[_Cell]) -> None:
+        """Measure the engines of one target in turn, all of them where one is new: only such figures compare."""
+        bench = self.recipe.bench
+        if not cells:
+            return
+        out = self.folder / "latency" / f"{cells[0].target.slug}.json"
+        inputs = {cell.engine.name: str(cell.known["digest"]) for cell in cells}
+        parameters = {**bench.model_dump(), "machine": machine.describe().model_dump()}
+
+        def write(path: Path) -> None:
+            subjects = [Subject(cell.engine, cell.target, bench.batch, bench.threads) for cell in cells]
+            with self.progress.step(f"measure {cells[0].target}", bench.rounds * len(cells)) as advance:
+                found = measure(subjects, bench.rounds, advance)
+            named = {cell.engine.name: one for cell, one in zip(cells, found, strict=True)}
+            content = {k: {"latency": v.latency.model_dump(), "properties": v.properties} for k, v in named.items()}
+            path.write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+        try:
+            made = store.make(out, Sidecar("latency", inputs, parameters, store.versions("edgeres")), write)
+        except EdgeresError as error:
+            for cell in cells:
+                cell.known |= {"status": "failed", "message": str(error)}
+            self.progress.say(f"measure {cells[0].target}: failed. {error}")
+            return
+        self._told(made, "")
+        stored = store.read_json(out)
+        for cell in cells:
+            mine = stored[cell.engine.name]
+            cell.known |= {
+                "status": "measured",
+                "latency": Latency.model_validate(mine["latency"]),
+                "properties": mine["properties"],
+            }
+
+    def _cell(self, cell: _Cell, reference: Path | None) -> Cell:
+        return Cell(
+            target=str(cell.target),
+            precision=cell.precision,
+            scheme=cell.scheme,
+            accuracy=self._accuracy(cell, reference),
+            **cell.known,
+        )
+
+    def _accuracy(self, cell: _Cell, reference: Path | None) -> Accuracy | None:
+        if cell.predictions is None:
+            return None
+        against = None if cell.precision is Precision.FP32 or reference is None else evaluate.predictions(reference)
+        return evaluate.accuracy(evaluate.predictions(cell.predictions), against)
+
+    def _told(self, made: Artifact, more: str) -> None:
+        name = made.path.relative_to(self.folder).as_posix()
+        state = "made" if made.made else "unchanged"
+        self.progress.say(f"{name}: {state}" + (f", {more}" if more else ""))
+
+
+def _model(exported: Artifact) -> Model:
+    info = onnx_io.info(exported.path)
+    parity = {name: float(value) for name, value in exported.sidecar.results.items()}
+    return Model(arch=info.arch, classes=info.outputs, digest=exported.sidecar.digest, parity=parity)

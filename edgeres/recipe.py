@@ -1,0 +1,108 @@
+"""A recipe: one TOML file that says what to make, from what, for which targets, and what it is held to."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from edgeres.errors import InputError, UsageError
+from edgeres.types import Precision, Target
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelPart(Part):
+    """[model]: the checkpoint and how it is exported; see `edgeres.export.export`."""
+
+    weights: Path
+    arch: str | None = None
+    classes: list[str] = []
+    opset: int = 19
+    batch: int | None = Field(default=None, ge=1)
+    preprocess: dict[str, Any] = {}
+
+
+class DataPart(Part):
+    """[data]: image sources (see `edgeres.data.open_images`). `samples` draws that many of the calibration images."""
+
+    calibration: Path
+    evaluation: Path
+    samples: int | None = Field(default=None, ge=1)
+
+
+class QuantizationPart(Part):
+    """[quantization]: the range method of every scheme."""
+
+    method: str = "mse"
+
+
+class BenchPart(Part):
+    """[bench]: how latency is measured; see `edgeres.measure`."""
+
+    batch: int = Field(default=1, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+    rounds: int = Field(default=3, ge=1)
+
+
+class TargetPart(Part):
+    """[[targets]]: `target` as in `openvino:cpu`; the precisions and the scheme default to the runtime's best."""
+
+    target: str
+    precisions: list[Precision] | None = None
+    scheme: str | None = None
+
+
+def _short(value: object) -> object:
+    """`targets = ["openvino:cpu"]` is short for a table with that one key."""
+    return {"target": value} if isinstance(value, str) else value
+
+
+class Recipe(Part):
+    """A whole recipe; paths are absolute once read. `name` defaults to the file's."""
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    model: ModelPart
+    data: DataPart
+    quantization: QuantizationPart = Field(default_factory=QuantizationPart)
+    bench: BenchPart = Field(default_factory=BenchPart)
+    targets: list[Annotated[TargetPart, BeforeValidator(_short)]] = Field(min_length=1)
+    check: dict[str, float | str] = {}
+
+
+def read(path: Path) -> Recipe:
+    """Read a recipe, paths from its own folder on; UsageError where it is absent, InputError where it is wrong."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}); check the path.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not TOML ({error}).") from None
+    try:
+        recipe = Recipe.model_validate({"name": path.stem, **content})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{path}: {place}: {first['msg']}; mend the recipe.") from None
+    for one in recipe.targets:
+        Target.parse(one.target)
+    here = path.resolve().parent
+    return recipe.model_copy(
+        update={
+            "model": _absolute(recipe.model, here, "weights"),
+            "data": _absolute(recipe.data, here, "calibration", "evaluation"),
+        }
+    )
+
+
+def _absolute(part: Part, here: Path, *names: str) -> Part:
+    moved: Mapping[str, Path] = {name: here / getattr(part, name) for name in names}
+    return part.model_copy(update=moved)
