@@ -15,17 +15,20 @@ from edgeres.errors import InputError
 
 INPUT, OUTPUT = "input", "logits"
 HEAD = {"GlobalAveragePool": "avgpool", "Flatten": "flatten"}
+TIMELESS = {"Add", "Conv", "Flatten", "Gemm", "GlobalAveragePool", "MaxPool", "Pad", "Relu", "Slice"}
+"""Operators that mean the same from opset 13 to 21, which only added types; Pad as long as it names no axes."""
 
 
 def canonical(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """A new model in the canonical spelling and the given opset; InputError where the opset cannot be had."""
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
+    batch = graph.input[0].type.tensor_type.shape.dim[0].dim_value
     tensors = {graph.input[0].name: INPUT}
     nodes: list[NodeProto] = []
     kept: dict[str, TensorProto] = {}
     for node in graph.node:
-        op, attributes, inputs = _spelling(node, constants)
+        op, attributes, inputs = _spelling(node, constants, batch)
         name = _name(op, inputs, constants, tensors, {made.name for made in nodes})
         outputs = [OUTPUT if node.output[0] == graph.output[0].name else name]
         tensors[node.output[0]] = outputs[0]
@@ -35,17 +38,28 @@ def canonical(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         nodes.append(made)
     ends = [_renamed(graph.input[0], INPUT)], [_renamed(graph.output[0], OUTPUT)]
     made_graph = helper.make_graph(nodes, "resnet", *ends, initializer=[_plain(tensor) for tensor in kept.values()])
-    made_model = helper.make_model(made_graph, opset_imports=model.opset_import, producer_name="edgeres")
-    try:
-        made_model = onnx.version_converter.convert_version(made_model, opset)
-    except (RuntimeError, ValueError) as error:
-        raise InputError(f"opset {opset} cannot be had for this network ({error}); choose from 13 to 21.") from None
+    if all(_timeless(made) for made in nodes) and 13 <= opset <= 21:
+        made_model = helper.make_model(made_graph, opset_imports=[helper.make_opsetid("", opset)])
+    else:
+        made_model = _converted(helper.make_model(made_graph, opset_imports=model.opset_import), opset)
+    made_model.producer_name = "edgeres"
     made_model.ir_version = helper.find_min_ir_version_for(made_model.opset_import)
     return made_model
 
 
+def _timeless(node: NodeProto) -> bool:
+    return node.op_type in TIMELESS and not (node.op_type == "Pad" and len(node.input) > 3)
+
+
+def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    try:
+        return onnx.version_converter.convert_version(model, opset)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"opset {opset} cannot be had for this network ({error}); choose from 13 to 21.") from None
+
+
 def _spelling(
-    node: NodeProto, constants: Mapping[str, TensorProto]
+    node: NodeProto, constants: Mapping[str, TensorProto], batch: int
 ) -> tuple[str, list[onnx.AttributeProto], list[str]]:
     """The operator, attributes and inputs that a node has in the canonical spelling."""
     inputs = list(node.input)
@@ -56,7 +70,7 @@ def _spelling(
             return "GlobalAveragePool", [], inputs[:1]
     if node.op_type == "Reshape" and inputs[1] in constants:
         shape = numpy_helper.to_array(constants[inputs[1]])
-        if len(shape) == 2 and shape[0] in (-1, 0):
+        if len(shape) == 2 and shape[0] in (-1, 0, batch):
             return "Flatten", [helper.make_attribute("axis", 1)], inputs[:1]
     return node.op_type, list(node.attribute), inputs
 

@@ -80,7 +80,7 @@ def export(
         typer.echo("\n".join(step.architectures()))
         return
     if weights is None or out is None:
-        raise UsageError("export needs --weights and --out; `edgeres export --help` shows an example of each.")
+        raise UsageError("export needs --weights and --out; see `edgeres export --help`.")
     given = {
         "crop": size,
         "resize": resize,
@@ -328,9 +328,10 @@ def _numbers(text: str | None) -> list[float] | None:
 
 def _lines(path: Path | None) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").split("\n") if path else []
+        text = path.read_text(encoding="utf-8-sig") if path else ""
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read as text ({error}); check --classes.") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _show(text: str, values: dict[str, Any], as_json: bool) -> None:

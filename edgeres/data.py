@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 import os
+import re
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -58,12 +59,11 @@ class ImageSet:
         """One decoded RGB image; InputError where it cannot be decoded."""
         if self.pixels is not None:
             return PIL.Image.fromarray(self.pixels[index])
+        content = self.read(index)
         try:
-            with PIL.Image.open(io.BytesIO(self.read(index))) as image:
-                if image.mode.startswith("I"):  # 16-bit grey: PIL's own conversion would clip it to white
-                    return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-                return image.convert("RGB")
-        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+            with PIL.Image.open(io.BytesIO(content)) as image:
+                return _rgb(image)
+        except Exception as error:  # each of PIL's readers has its own
             path = self.root / self.names[index]
             raise InputError(f"image {path} cannot be decoded ({error}); mend or remove it.") from None
 
@@ -109,6 +109,8 @@ class ImageSet:
             raise InputError(f"{self.source}: {nameless} has no label; put images in one folder per class.")
         labels = [str(label) for label in self.labels]
         distinct = sorted(set(labels))
+        if twice := next((label for label in distinct if classes.count(label) > 1), None):
+            raise InputError(f"{self.source}: the model has two classes {twice!r}; name the folders by class indices.")
         if set(distinct) <= set(classes):
             position = {name: index for index, name in enumerate(classes)}
         elif all(label.isdecimal() and int(label) < count for label in distinct):
@@ -138,27 +140,32 @@ def open_images(source: Path) -> ImageSet:
 
 
 def _folder(root: Path) -> ImageSet:
-    found = (Path(folder, file) for folder, _, files in os.walk(root) for file in files)
+    def fail(error: OSError) -> None:
+        raise InputError(f"{error.filename} cannot be read ({error.strerror}); mend or remove it.") from None
+
+    found = (Path(folder, file) for folder, _, files in os.walk(root, onerror=fail, followlinks=True) for file in files)
     paths = [path.relative_to(root) for path in found if path.suffix.lower() in SUFFIXES]
     names = tuple(sorted(path.as_posix() for path in paths))
     if not names:
         raise InputError(f"{root} holds no images ({', '.join(sorted(SUFFIXES))}); check the folder.")
+    if odd := next((name for name in names if name.encode(errors="replace").decode() != name), None):
+        raise InputError(f"{root}: the file name {odd!r} is not UTF-8; rename it.")
     labels = tuple(parts[0] if len(parts := PurePosixPath(name).parts) > 1 else None for name in names)
     return ImageSet(root, root, names, labels, (None,) * len(names))
 
 
 def _manifest(source: Path) -> ImageSet:
     try:
-        lines = source.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = source.read_text(encoding="utf-8-sig").splitlines()
+        rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{source} cannot be read as text ({error}); make the manifest again.") from None
-    roots = [line.partition("=")[2].strip() for line in lines if line.startswith("#") and "root" in line]
-    rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
-    if not rows or not {"path", "sha256", "label"} <= set(rows[0]):
+    roots = [found[1] for line in lines if (found := re.match(r"#\s*root\s*=\s*(.+?)\s*$", line))]
+    if not rows or not {"path", "sha256", "label"} <= set(rows[0]) or not all(row["path"] for row in rows):
         raise InputError(f"{source} is no manifest: it needs the columns path, sha256, label and a row an image.")
-    rows.sort(key=lambda row: str(row["path"]))
+    rows.sort(key=lambda row: row["path"])
     root = _root(roots[0], source) if roots else source.parent
-    names, digests = tuple(row["path"] for row in rows), tuple(row["sha256"] or None for row in rows)
+    names, digests = tuple(row["path"] for row in rows), tuple((row["sha256"] or "").lower() or None for row in rows)
     return ImageSet(source, root, names, tuple(row["label"] or None for row in rows), digests)
 
 
@@ -166,7 +173,10 @@ def _root(text: str, source: Path) -> Path:
     if not text.startswith("package:"):
         return source.parent / text
     package, _, below = text.removeprefix("package:").partition("/")
-    spec = find_spec(package)
+    try:
+        spec = find_spec(package)
+    except (ImportError, ValueError):
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         name = package.replace("_", "-")
         raise MissingRuntime(f"{source} needs the package {name}, which is not installed; `pip install {name}`.")
@@ -177,15 +187,25 @@ def _arrays(source: Path) -> ImageSet:
     try:
         with np.load(source, allow_pickle=False) as arrays:
             images, labels = arrays["images"], arrays["labels"]
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except Exception as error:  # zipfile, zlib and numpy each have their own
         raise InputError(f"{source} has no arrays `images` and `labels` ({error}); make it again.") from None
-    if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or labels.shape != images.shape[:1]:
+    shaped = images.ndim == 4 and images.shape[3] == 3 and images.size and labels.shape == images.shape[:1]
+    if not shaped or images.dtype != np.uint8 or labels.dtype.kind not in "iu":
         raise InputError(
-            f"{source}: images are {images.dtype} {images.shape} and labels {labels.shape}; "
-            "they must be uint8 (N, H, W, 3) and (N,)."
+            f"{source}: images are {images.dtype} {images.shape} and labels {labels.dtype} {labels.shape}; "
+            "they must be uint8 (N, H, W, 3) and whole numbers (N,)."
         )
     names = tuple(f"{index:06d}" for index in range(len(images)))
     return ImageSet(source, source, names, tuple(str(int(v)) for v in labels), (None,) * len(names), images)
+
+
+def _rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    """What PIL's own conversion would clip to white or black: 16-bit grey is scaled, floating point refused."""
+    if image.mode == "F":
+        raise ValueError("its pixels are floating point numbers; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):
+        return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
 
 
 def prepare(image: PIL.Image.Image, preprocess: Preprocess) -> NDArray[np.float32]:

@@ -26,12 +26,14 @@ def load(path: Path, target: Target, threads: int | None = None) -> Engine:
     """Load an engine, or an ONNX file, for a target.
 
     An engine is a program: its digest is checked against its sidecar first, and InputError raised where they differ.
-    UsageError where it was built for another target.
+    UsageError where it was built for another target. An ONNX file fits any target, and needs no sidecar.
     """
     if path.suffix != ".onnx":
         built_for = store.verify(path).parameters.get("target")
         if built_for != str(target):
             raise UsageError(f"{path} was built for {built_for}, not for {target}; change --target or build it again.")
+    elif store.sidecar_path(path).exists():
+        store.verify(path)
     elif not path.is_file():
         raise UsageError(f"{path} cannot be read (No such file or directory); check the path.")
     return backends.find(target).load(path, target, threads)

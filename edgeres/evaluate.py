@@ -24,8 +24,8 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class Predictions:
-    """`top` int64 (N, k): the classes with the largest logits, best first, k = min(5, classes); `labels` int64 (N,);
-    `names` of the N images; `dataset` the digest of the image set."""
+    """`top` int64 (N, k): the classes with the largest logits, best first, k = 5, or 1 of five classes or fewer;
+    `labels` int64 (N,); `names` of the N images; `dataset` the digest of the image set."""
 
     top: NDArray[np.int64]
     labels: NDArray[np.int64]
@@ -55,7 +55,7 @@ def predict(
         logits = loaded.run(onnx_io.padded(batch.images, fixed or len(batch.images)))[: len(batch.images)]
         if not np.isfinite(logits).all():
             raise InputError(f"{engine} gives NaN or infinite logits on {', '.join(batch.names)}; build it again.")
-        tops.append(np.argsort(-logits, axis=1, kind="stable")[:, :TOP])
+        tops.append(np.argsort(-logits, axis=1, kind="stable")[:, : TOP if logits.shape[1] > TOP else 1])
         progress(len(batch.images))
     return Predictions(np.concatenate(tops), labels, images.names, images.digest)
 

@@ -5,6 +5,7 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ import numpy as np
 from edgeres import onnx_io, store
 from edgeres.canonical import INPUT, OUTPUT, canonical
 from edgeres.data import ImageSet, batches, open_images
-from edgeres.errors import MissingRuntime, ParityError, UsageError
+from edgeres.errors import InputError, MissingRuntime, ParityError, UsageError
 from edgeres.onnx_io import ModelInfo
 from edgeres.store import Artifact, Sidecar
 from edgeres.types import Preprocess
@@ -84,7 +85,12 @@ def export(
     base = _default(ARCHITECTURES[name].size)
     if loaded.preprocess is not None:
         base = Preprocess.parse(loaded.preprocess, str(weights))
-    wanted = Preprocess.parse({**base.to_json(), **_scaled(base, preprocess or {})}, "the preprocessing asked for")
+    wanted = base
+    if preprocess:
+        try:
+            wanted = Preprocess.parse({**base.to_json(), **_scaled(base, preprocess)}, "the preprocessing asked for")
+        except InputError as error:
+            raise UsageError(str(error)) from None
     names = tuple(classes) or loaded.classes
     if names and len(names) != outputs:
         raise UsageError(f"{len(names)} class names were given, {weights} has {outputs} classes; give one name each.")
@@ -118,7 +124,7 @@ def _default(size: int) -> Preprocess:
 
 def _scaled(base: Preprocess, given: Mapping[str, Any]) -> Mapping[str, Any]:
     """A crop that is given alone keeps the share of the image that it had."""
-    if "crop" not in given or "resize" in given:
+    if not isinstance(given.get("crop"), int) or "resize" in given:
         return given
     return {"resize": round(base.resize * given["crop"] / base.crop), **given}
 
@@ -127,6 +133,8 @@ def _trace(model: "ResNet", example: "torch.Tensor", dynamic: bool) -> "onnx.Mod
     """Fold batch norm into the convolutions and let torch write the graph."""
     import torch
 
+    if find_spec("onnxscript") is None:
+        raise MissingRuntime("export needs onnxscript; `pip install 'edgeres[export]'`.")
     folded = fold(model)
     shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic else None
     logger = logging.getLogger("torch.onnx")
@@ -183,7 +191,7 @@ def prove(
             wanted.append(model(torch.from_numpy(real)).numpy())
     logits, reference = np.concatenate(got), np.concatenate(wanted)
     largest = float(np.abs(logits - reference).max())
-    relative = largest / float(np.abs(reference).max())
+    relative = largest / float(np.abs(reference).max() or 1)
     agreement = float((logits.argmax(1) == reference.argmax(1)).mean())
     if not relative <= TOLERANCE:  # also where either is NaN
         raise ParityError(

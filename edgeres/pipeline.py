@@ -13,11 +13,11 @@ from typing import Any
 
 from edgeres import backends, engines, evaluate, machine, onnx_io, recipe, store
 from edgeres.data import ImageSet, open_images
-from edgeres.errors import EdgeresError, InputError, MissingRuntime
+from edgeres.errors import EdgeresError, InputError, MissingRuntime, UsageError
 from edgeres.export import export
 from edgeres.measure import Subject, measure
 from edgeres.progress import Progress, Silent
-from edgeres.quantization import schemes
+from edgeres.quantization import ranges, schemes
 from edgeres.quantization.calibrate import calibrate
 from edgeres.quantization.quantize import quantize
 from edgeres.recipe import Recipe, TargetPart
@@ -57,16 +57,20 @@ class _Run:
         self.statistics = folder / "model.stats"
 
     def report(self) -> Report:
+        ranges.find(self.recipe.quantization.method)
+        cells = [cell for part in self.recipe.targets for cell in self._cells(part)]
+        for position, cell in enumerate(cells):
+            if any(cell.engine == other.engine for other in cells[:position]):
+                raise UsageError(f"the recipe asks for {cell.target} {cell.precision} twice; name it once.")
         calibration, evaluation = self._images()
         exported = self._export()
-        cells = [cell for part in self.recipe.targets for cell in self._cells(part)]
         calibrated = any(cell.precision is Precision.INT8 for cell in cells)
         if calibrated:
             self._calibrate(calibration)
         for cell in cells:
             self._make(cell, evaluation)
-        for part in self.recipe.targets:
-            self._latencies([cell for cell in cells if str(cell.target) == part.target and cell.predictions])
+        for target in dict.fromkeys(cell.target for cell in cells):
+            self._latencies([cell for cell in cells if cell.target == target and cell.predictions])
         reference = next((c.predictions for c in cells if c.precision is Precision.FP32 and c.predictions), None)
         report = Report(
             name=self.recipe.name,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from edgeres.errors import InputError, UsageError
 from edgeres.types import Precision, Target
@@ -56,7 +56,7 @@ class BenchPart(Part):
 class TargetPart(Part):
     """[[targets]]: `target` as in `openvino:cpu`; the precisions and the scheme default to the runtime's best."""
 
-    target: str
+    target: Annotated[str, AfterValidator(lambda text: str(Target.parse(text)))]
     precisions: list[Precision] | None = None
     scheme: str | None = None
 
@@ -69,7 +69,7 @@ def _short(value: object) -> object:
 class Recipe(Part):
     """A whole recipe; paths are absolute once read. `name` defaults to the file's."""
 
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: str = Field(pattern=r"^\w[\w.-]*$")
     model: ModelPart
     data: DataPart
     quantization: QuantizationPart = Field(default_factory=QuantizationPart)
@@ -92,8 +92,9 @@ def read(path: Path) -> Recipe:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise InputError(f"{path}: {place}: {first['msg']}; mend the recipe.") from None
-    for one in recipe.targets:
-        Target.parse(one.target)
+    named = [part.target for part in recipe.targets]
+    if twice := next((name for name in named if named.count(name) > 1), None):
+        raise InputError(f"{path}: target {twice} is listed twice; give it one entry with all its precisions.")
     here = path.resolve().parent
     return recipe.model_copy(
         update={

@@ -35,10 +35,16 @@ def digest(path: Path) -> str:
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success flush it to disk and move it there in one step.
 
-    Readers see the old file or the whole new one, also after a crash; on an exception the old file stays.
+    Readers see the old file or the whole new one, also after a crash; on an exception the old file stays. UsageError
+    where nothing can be written there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; name a file in it.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written ({error.strerror}); write elsewhere.") from None
     os.close(handle)
     temporary = Path(name)
     try:
@@ -125,9 +131,12 @@ def read_sidecar(artifact: Path) -> Sidecar | None:
     if not path.exists():
         return None
     try:
-        return Sidecar(**read_json(path))
+        found = Sidecar(**read_json(path))
     except TypeError:
-        raise InputError(f"{path} is not a sidecar of edgeres; make {artifact.name} again.") from None
+        found = None
+    if found is None or not all(isinstance(part, dict) for part in (found.inputs, found.parameters, found.results)):
+        raise InputError(f"{path} is not a sidecar of edgeres; make {artifact.name} again.")
+    return found
 
 
 def verify(artifact: Path) -> Sidecar:

@@ -1,9 +1,10 @@
 """The nouns that the steps hand to each other: plain frozen values, no behaviour beyond parsing and printing."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,21 +30,36 @@ class Preprocess:
     layout: Literal["NCHW"] = "NCHW"
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any], where: str) -> "Preprocess":
+    def parse(cls, values: object, where: str) -> "Preprocess":
         """Read from a JSON object; InputError naming `where` on an unknown key or an impossible value."""
+        if not isinstance(values, Mapping):
+            raise InputError(f"{where}: preprocessing is {values!r}, not keys with values.")
         unknown = set(values) - {field.name for field in fields(cls)}
         if unknown:
             raise InputError(f"{where}: preprocessing has an unknown key {sorted(unknown)[0]!r}; remove it.")
-        given: dict[str, Any] = {k: tuple(map(float, v)) if k in ("mean", "std") else v for k, v in values.items()}
-        made = cls(**given)
-        if len(made.mean) != 3 or len(made.std) != 3 or not all(value > 0 for value in made.std):
+        made = cls(**{**values, **{key: _three(values[key]) for key in ("mean", "std") if key in values}})
+        if not (made.mean and made.std and min(made.std) > 0):
             raise InputError(f"{where}: mean and std take three numbers each, std above zero.")
-        if not 0 < made.crop <= made.resize:
+        if not (type(made.crop) is type(made.resize) is int and 0 < made.crop <= made.resize):
             raise InputError(f"{where}: crop {made.crop} must lie between 1 and resize {made.resize}; change one.")
+        if made.interpolation not in get_args(Interpolation):
+            known = ", ".join(get_args(Interpolation))
+            raise InputError(f"{where}: there is no interpolation {made.interpolation!r}; there are {known}.")
+        if made.layout != "NCHW":
+            raise InputError(f"{where}: layout {made.layout!r} is not supported; edgeres exports NCHW.")
         return made
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def _three(values: Any) -> tuple[float, ...]:
+    """Three finite numbers, or none where the values are anything else."""
+    try:
+        made = tuple(map(float, values))
+    except (TypeError, ValueError):
+        return ()
+    return made if len(made) == 3 and all(map(math.isfinite, made)) else ()
 
 
 @dataclass(frozen=True)

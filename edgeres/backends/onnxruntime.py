@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto
 
-from edgeres import onnx_io, store
+from edgeres import onnx_io
 from edgeres.backends.base import Availability, Backend, Engine
 from edgeres.errors import BuildError, MissingRuntime, UsageError
 from edgeres.types import Target
@@ -29,6 +30,14 @@ def backend(name: str) -> Backend:
     return OnnxRuntime()
 
 
+def _runtime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingRuntime("onnxruntime is not installed; `pip install onnxruntime`.") from None
+    return onnxruntime
+
+
 class OnnxRuntime(Backend):
     """Execution providers of the installed onnxruntime package."""
 
@@ -37,8 +46,10 @@ class OnnxRuntime(Backend):
     packages = ("onnxruntime",)
 
     def available(self) -> list[Availability]:
-        import onnxruntime
-
+        try:
+            onnxruntime = _runtime()
+        except MissingRuntime as error:
+            return [Availability(Target(self.name, device), False, False, str(error)) for device in PROVIDERS]
         present = set(onnxruntime.get_available_providers())
         return [
             Availability(
@@ -59,9 +70,8 @@ class OnnxRuntime(Backend):
         out.write_bytes(model.read_bytes())
 
     def load(self, path: Path, target: Target, threads: int | None = None) -> Engine:
-        import onnxruntime
-
         provider = self._provider(target)
+        onnxruntime = _runtime()
         if provider not in onnxruntime.get_available_providers():
             package = PROVIDERS[target.device][1]
             raise MissingRuntime(f"target {target} needs {provider}, which is not here; install {package}.")
@@ -69,8 +79,11 @@ class OnnxRuntime(Backend):
         options.log_severity_level = 3
         if threads:
             options.intra_op_num_threads = threads
+        types = {tensor.data_type for tensor in onnx_io.load(path).graph.initializer}
+        # It makes INT32 biases whose scale is a product of float16 scales, which underflows: logits of another image.
+        harmful = ["WeightBiasQuantization"] if TensorProto.FLOAT16 in types else []
         try:
-            session = onnxruntime.InferenceSession(path, options, providers=[provider])
+            session = onnxruntime.InferenceSession(path, options, providers=[provider], disabled_optimizers=harmful)
         except Exception as error:  # the binding has an exception type for each of its status codes
             reason = str(error).splitlines()[0]
             raise BuildError(f"onnxruntime {onnxruntime.__version__} refuses {path}: {reason}") from None
@@ -79,7 +92,7 @@ class OnnxRuntime(Backend):
                 f"target {target}: onnxruntime fell back from {provider} to {session.get_providers()[0]}; "
                 f"check the installation of {PROVIDERS[target.device][1]}."
             )
-        return _Session(session, threads)
+        return _Session(session, onnxruntime.__version__, threads)
 
     @staticmethod
     def _provider(target: Target) -> str:
@@ -89,7 +102,7 @@ class OnnxRuntime(Backend):
 
 
 class _Session(Engine):
-    def __init__(self, session: Any, threads: int | None) -> None:
+    def __init__(self, session: Any, version: str, threads: int | None) -> None:
         self.session = session
         (given,), (taken,) = session.get_inputs(), session.get_outputs()
         self.names = given.name, taken.name
@@ -97,7 +110,7 @@ class _Session(Engine):
         self.input_shape = (n if isinstance(n, int) else None, *rest)
         self.properties = {
             "runtime": "onnxruntime",
-            "version": store.versions("onnxruntime")["onnxruntime"],
+            "version": version,
             "provider": session.get_providers()[0],
             "threads": str(threads or "default"),
         }

@@ -28,13 +28,21 @@ class Checkpoint:
     @property
     def classes(self) -> tuple[str, ...]:
         """The class names stored beside the weights, empty where there are none."""
-        return tuple(json.loads(self.metadata.get("classes", "[]")))
+        found = self._stored("classes") or []
+        if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+            raise InputError(f"{self.path}: the stored `classes` are not a JSON list of names; save it again.")
+        return tuple(found)
 
     @property
-    def preprocess(self) -> dict[str, Any] | None:
-        """The preprocessing stored beside the weights."""
-        stored = self.metadata.get("preprocess")
-        return json.loads(stored) if stored else None
+    def preprocess(self) -> Any:
+        """The preprocessing stored beside the weights, as `Preprocess.parse` takes it; None where there is none."""
+        return self._stored("preprocess")
+
+    def _stored(self, key: str) -> Any:
+        try:
+            return json.loads(self.metadata.get(key) or "null")
+        except ValueError as error:
+            raise InputError(f"{self.path}: the stored `{key}` is not JSON ({error}); save it again.") from None
 
 
 def read(path: Path) -> Checkpoint:
@@ -56,8 +64,9 @@ def read(path: Path) -> Checkpoint:
                 f"{path} is refused: it holds pickled objects, which can run code, or is damaged; "
                 "save `model.state_dict()` alone, or .safetensors."
             ) from None
-        except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-            raise InputError(f"{path} is not a checkpoint of torch ({str(error).splitlines()[0]}).") from None
+        except Exception as error:  # a damaged file fails anywhere in torch's reader
+            reason = (str(error).splitlines() or ["it ends early"])[0]
+            raise InputError(f"{path} is not a checkpoint of torch ({reason}).") from None
     state = _flat(content)
     if not state:
         raise InputError(f"{path} holds no state dict; save `model.state_dict()`.")
@@ -81,9 +90,9 @@ def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _flat(content: object) -> dict[str, Tensor]:
     """The state dict inside a checkpoint, in float32, without wrappers' prefixes; the head is called `fc`."""
-    for key in NESTED:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
+    for _ in NESTED:  # one in the other, at most so deep
+        known = content if isinstance(content, Mapping) else {}
+        content = next((known[key] for key in NESTED if isinstance(known.get(key), Mapping)), content)
     if not isinstance(content, Mapping):
         return {}
     state = {str(k): v.float() for k, v in content.items() if isinstance(v, Tensor)}

@@ -32,7 +32,7 @@ def calibrate(
     graph = Graph.of(loaded, model)
 
     def write(path: Path) -> Mapping[str, Any]:
-        names = [graph.model.graph.input[0].name, *_watched(graph)]
+        names = list(graph.roles)  # the input first
         session = _session(loaded, names[1:])
         found: dict[str, TensorStatistics] = {}
         fixed = onnx_io.input_shape(loaded)[0]
@@ -53,12 +53,6 @@ def calibrate(
     made_from = {"model": store.digest(model), "images": images.digest}
     sidecar = Sidecar("statistics", made_from, {"bins": statistics.BINS}, store.versions("edgeres", "onnxruntime"))
     return store.make(out, sidecar, write)
-
-
-def _watched(graph: Graph) -> list[str]:
-    """The tensors whose values are their own, not those of the tensor before."""
-    start = graph.model.graph.input[0].name
-    return [name for name in graph.roles if graph.source(name) == name and name != start]
 
 
 def _session(model: onnx.ModelProto, outputs: list[str]) -> onnxruntime.InferenceSession:

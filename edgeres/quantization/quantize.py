@@ -43,8 +43,7 @@ def quantize(
     breaks the scheme's rules.
     """
     chosen = schemes.find(scheme)
-    if method not in ranges.METHODS:
-        raise UsageError(f"there is no range method {method!r}; there are {', '.join(ranges.METHODS)}.")
+    ranges.find(method)
     loaded = onnx_io.load(model)
     onnx_io.description(loaded, model)
     graph = Graph.of(loaded, model)
@@ -69,7 +68,8 @@ def quantize(
         layers = sum(node.input[0] in quantizers for node in graph.layers)
         return {"tensors": len(quantizers), "layers": layers}
 
-    sidecar = Sidecar("quantized", made_from, {"scheme": scheme, "method": method}, store.versions("edgeres", "onnx"))
+    parameters = {"scheme": scheme, "method": method} if chosen.roles else {"scheme": scheme}
+    sidecar = Sidecar("quantized", made_from, parameters, store.versions("edgeres", "onnx"))
     return store.make(out, sidecar, write)
 
 
@@ -79,10 +79,10 @@ def activations(graph: Graph, found: Statistics, scheme: Scheme, method: str) ->
     for name, role in graph.roles.items():
         if role not in scheme.roles:
             continue
-        source = graph.source(name)
-        if source not in found:
-            raise InputError(f"the statistics say nothing of {source} in {graph.where}; calibrate again.")
-        made[name] = quantizer(ranges.METHODS[method](found[source], scheme.symmetric), scheme)
+        if name not in found:
+            raise InputError(f"the statistics say nothing of {name} in {graph.where}; calibrate again.")
+        source = found[graph.source(name)]
+        made[name] = quantizer(ranges.find(method)(source, scheme.symmetric), scheme)
     return made
 
 
@@ -109,7 +109,7 @@ def place(graph: Graph, quantizers: Mapping[str, Quantizer], found: Statistics, 
         copied.CopyFrom(node)
         copied.input[:] = [writer.renamed.get(name, name) for name in node.input]
         if node.op_type in ("Conv", "Gemm") and node.input[0] in quantizers:
-            writer.layer(node, copied, graph, quantizers[node.input[0]], found[graph.source(node.input[0])].means)
+            writer.layer(node, copied, graph, quantizers[node.input[0]], found[node.input[0]].means)
         else:
             writer.constants.update({name: graph.weights[name] for name in node.input if name in graph.weights})
         writer.nodes.append(copied)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeres.errors import UsageError
 from edgeres.quantization.statistics import BINS, TensorStatistics
 
 Range = tuple[float, float]
@@ -16,7 +17,8 @@ Range = tuple[float, float]
 PERCENTILE = 99.99
 CANDIDATES = np.linspace(0.2, 1.0, 81)
 """Shares of the full range that `mse` and `entropy` try."""
-LEVELS = 255
+STEPS, SYMMETRIC_STEPS = 255, 254
+"""Quantization steps between the ends of a range: symmetric ranges end at -127 and 127."""
 
 
 def minmax(statistics: TensorStatistics, symmetric: bool) -> Range:
@@ -62,7 +64,15 @@ METHODS: dict[str, Callable[[TensorStatistics, bool], Range]] = {
 }
 
 
-Loss = Callable[[NDArray[np.float64], NDArray[np.int64], Range], float]
+def find(method: str) -> Callable[[TensorStatistics, bool], Range]:
+    """UsageError where there is no such method."""
+    if method not in METHODS:
+        raise UsageError(f"there is no range method {method!r}; there are {', '.join(METHODS)}.")
+    return METHODS[method]
+
+
+Loss = Callable[[NDArray[np.float64], NDArray[np.int64], Range, float], float]
+"""Centres of bins, their counts, a range and the quantization step in it -> what it costs."""
 
 
 def _search(statistics: TensorStatistics, symmetric: bool, loss: Loss) -> Range:
@@ -73,9 +83,14 @@ def _search(statistics: TensorStatistics, symmetric: bool, loss: Loss) -> Range:
     centres = statistics.edges[:-1] + 2.0 ** (statistics.exponent - 1)
     used = statistics.counts > 0
     centres, counts = centres[used], statistics.counts[used]
+    steps = SYMMETRIC_STEPS if symmetric else STEPS
+
+    def cost(option: Range) -> float:
+        step = (option[1] - option[0]) / steps
+        return loss(centres, counts, option, step) if step > 0 else float("inf")
 
     def best(options: list[Range]) -> Range:
-        return min(options, key=lambda option: loss(centres, counts, option))
+        return min(options, key=cost)
 
     found = best([(low * share, high * share) for share in CANDIDATES[::-1]])
     if low < 0 < high and not symmetric:
@@ -84,18 +99,12 @@ def _search(statistics: TensorStatistics, symmetric: bool, loss: Loss) -> Range:
     return found
 
 
-def _squared_error(centres: NDArray[np.float64], counts: NDArray[np.int64], option: Range) -> float:
-    step = (option[1] - option[0]) / LEVELS
-    if step <= 0:
-        return float("inf")
+def _squared_error(centres: NDArray[np.float64], counts: NDArray[np.int64], option: Range, step: float) -> float:
     rounded = np.rint(np.clip(centres, *option) / step) * step
     return float(np.dot(counts, (centres - rounded) ** 2))
 
 
-def _divergence(centres: NDArray[np.float64], counts: NDArray[np.int64], option: Range) -> float:
-    step = (option[1] - option[0]) / LEVELS
-    if step <= 0:
-        return float("inf")
+def _divergence(centres: NDArray[np.float64], counts: NDArray[np.int64], option: Range, step: float) -> float:
     inside = (centres >= option[0]) & (centres <= option[1])
     reference = np.where(inside, counts, 0).astype(np.float64)
     kept = np.flatnonzero(inside)
@@ -111,4 +120,4 @@ def _divergence(centres: NDArray[np.float64], counts: NDArray[np.int64], option:
     return float(np.sum(p * np.log(p / q)))
 
 
-assert BINS >= 4 * LEVELS, "a histogram must be finer than the levels it decides on"
+assert BINS >= 4 * STEPS, "a histogram must be finer than the levels it decides on"

@@ -20,8 +20,8 @@ BINS = 2048
 """Bins on each side of zero."""
 _FRACTION = 2.0**20
 """Per-channel means are summed as multiples of 1/_FRACTION: integer sums have no order."""
-_SMALLEST = -140
-"""Exponent of the bins of a tensor that is zero throughout."""
+_SMALLEST = -126
+"""Exponent of the finest bins, and of a tensor that is zero throughout: float32 can still be scaled by 2**126."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,14 @@ class TensorStatistics:
     @classmethod
     def of(cls, values: NDArray[np.float32]) -> "TensorStatistics":
         """The statistics of one batch, (N, C, ...). ValueError where a value is NaN or infinite."""
-        low, high = float(values.min()), float(values.max())
+        low, high = float(values.min()) + 0.0, float(values.max()) + 0.0  # + 0.0: there is but one zero
         if not np.isfinite(low + high):
             raise ValueError("NaN or infinite")
         largest = max(-low, high)
-        exponent = int(np.frexp(largest)[1]) - BINS.bit_length() + 1 if largest > 0 else _SMALLEST
-        bins = np.multiply(values.ravel(), np.float32(2.0**-exponent))
+        exponent = max(int(np.frexp(largest)[1]) - BINS.bit_length() + 1, _SMALLEST) if largest > 0 else _SMALLEST
+        # Scaled down in float32, a tiny negative value could become zero and change its side.
+        kind = np.float64 if low < 0 < exponent else np.float32
+        bins = np.multiply(values.ravel(), kind(2.0**-exponent), dtype=kind)
         if low < 0:
             np.floor(bins, out=bins)
         index = bins.astype(np.intp)

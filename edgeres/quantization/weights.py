@@ -23,7 +23,8 @@ def scales(weight: NDArray[np.float32], paired: bool = False) -> NDArray[np.floa
     """
     flat = _by_position(weight)
     largest = np.abs(flat).max(1)
-    largest[largest < np.finfo(np.float32).tiny * LIMIT] = LIMIT
+    dead = largest < np.finfo(np.float32).tiny * LIMIT
+    largest[dead] = LIMIT
     best = np.full(len(flat), np.inf)
     chosen = np.empty(len(flat), np.float32)
     for share in PAIRED_SHARES if paired else SHARES:
@@ -34,6 +35,7 @@ def scales(weight: NDArray[np.float32], paired: bool = False) -> NDArray[np.floa
         if paired:
             better &= _largest_pair(rounded) <= PAIR_LIMIT
         best[better], chosen[better] = error[better], scale[better]
+    chosen[dead] = 1
     return chosen
 
 

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from edgeres import store
 from edgeres.errors import InputError, UsageError
-from edgeres.report.schema import SCHEMA, Report
+from edgeres.schema import SCHEMA, Report
 
 FILE = "report.json"
 """The name of a report in its run folder."""

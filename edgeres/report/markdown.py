@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from edgeres.report import table, words
-from edgeres.report.schema import Report
+from edgeres.schema import Report
 
 KEYS = ("target", "precision", "p50", "p90", "p99", "speedup", "top1", "interval", "drop", "agreement", "size")
 
@@ -18,20 +18,26 @@ def render(report: Report) -> str:
         f"<sub>{escape(table.LEGEND)}</sub>",
     ]
     if notes := words.notes(report):
-        parts.append("\n".join(f"- {escape(note)}" for note in notes))
+        parts.append("\n".join(f"- {_prose(note)}" for note in notes))
     parts += [_fold("Environment", _environment(report)), _fold("Digests", _digests(report))]
     return "\n\n".join(parts) + "\n"
 
 
 def escape(text: str) -> str:
     """Text that Markdown and HTML leave as it is, on one line."""
-    flat = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    flat = re.sub(r"\s+", " ", text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", flat)
 
 
 def code(text: str) -> str:
     """Text in a code span, fit for a table; there nothing is a tag, a link or a mention."""
     return "`" + " ".join(text.split()).replace("`", "'").replace("|", "\\|") + "`"
+
+
+def _prose(text: str) -> str:
+    """Words in backticks stay code."""
+    parts = re.split(r"`([^`]+)`", text)
+    return "".join(code(part) if i % 2 else escape(part) for i, part in enumerate(parts))
 
 
 def _results(report: Report) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from edgeres.report.schema import Accuracy, Cell, Report
+from edgeres.schema import Accuracy, Cell, Report
 from edgeres.types import Precision
 
 NOTHING = "—"
@@ -147,7 +147,7 @@ def _spread(row: Row) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """How a row is written under `heading`, and its plain `value` for sorting and for other programs."""
+    """How a row is written under `heading`, and its plain `value`, in the same unit, to sort by and for CSV."""
 
     heading: str
     text: Callable[[Row], str]
@@ -167,12 +167,12 @@ COLUMNS: Mapping[str, Column] = {
     "interval": Column(
         "95 % interval",
         lambda r: span(r.top1_interval) if r.top1_interval else NOTHING,
-        lambda r: r.top1_interval[0] if r.top1_interval else None,
+        lambda r: "{:.2f} to {:.2f}".format(*r.top1_interval) if r.top1_interval else None,
     ),
     "spread": Column("top-1 %", _spread, lambda r: r.top1),
     "drop": Column("drop", lambda r: _or_nothing(r.drop, points), lambda r: r.drop),
     "agreement": Column("agree %", lambda r: _or_nothing(r.agreement, points), lambda r: r.agreement),
-    "size": Column("size MB", lambda r: _or_nothing(r.size, megabytes), lambda r: r.size),
+    "size": Column("size MB", lambda r: _or_nothing(r.size, megabytes), lambda r: r.size and r.size / 1e6),
 }
 """By key; each renderer chooses and orders its own."""
 

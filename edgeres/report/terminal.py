@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeres.report import table, words
-from edgeres.report.schema import Report
+from edgeres.schema import Report
 
 NARROW, WIDE = 76, 100
 """Columns of a terminal below which agreement and size give way, and from which p90 and p99 have room."""
@@ -26,10 +26,10 @@ def show(report: Report, console: Console) -> None:
         elif key == "precision":
             grid.add_column("", no_wrap=True)
         else:
-            grid.add_column(table.COLUMNS[key].heading, justify="right", no_wrap=key != "speedup")
+            grid.add_column(table.COLUMNS[key].heading, justify="right", no_wrap=True)
     before = None
     for row in table.rows(report):
-        texts = [Text(table.COLUMNS[key].text(row)) for key in keys]
+        texts = [Text(table.COLUMNS[key].text(row).replace(" vs ", "\nvs ")) for key in keys]
         if row.target == before:
             texts[0] = Text()
         before = row.target

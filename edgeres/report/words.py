@@ -1,9 +1,10 @@
 """What a report says in plain words: the verdict, the notes, the environment, the digests."""
 
+import re
 from collections.abc import Iterable, Mapping
 
-from edgeres.report.schema import Report
 from edgeres.report.table import NOTHING, TIMES, Row, number, points, rows
+from edgeres.schema import Report
 from edgeres.types import Precision
 
 
@@ -107,7 +108,7 @@ def environment(report: Report) -> list[tuple[str, str]]:
     """Name and value of all that decides the figures: model, parity, calibration, machine, packages, runtimes."""
     machine, model = report.machine, report.model
     found = [
-        ("measured", report.created),
+        ("measured", moment(report)),
         ("model", f"{model.arch}, {model.classes} classes"),
         ("export against checkpoint", _listed(model.parity)),
         ("calibration", _listed({k: v for k, v in report.calibration.items() if k != "dataset"})),
@@ -123,6 +124,11 @@ def environment(report: Report) -> list[tuple[str, str]]:
     if report.rules:
         found.append(("held to", _listed(report.rules)))
     return [(name, value) for name, value in found if value]
+
+
+def moment(report: Report) -> str:
+    """When it was made, to the minute, as people write it."""
+    return re.sub(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d).*", r"\1 \2 UTC", report.created)
 
 
 def _listed(values: Mapping[str, object]) -> str:

@@ -1,0 +1,331 @@
+"""TensorRT for RTX and TensorRT: engines for NVIDIA GPUs.
+
+One file for both: `tensorrt-rtx` compiles for a GPU that is not there (`tensorrt-rtx:sm86`), `tensorrt` only for the
+one in this machine; the rest of their Python API is the same. The device `current` is the GPU of this machine.
+
+Networks are strongly typed: an engine computes in the types that the ONNX file names, FP32 with TF32 where NVIDIA's
+default allows it. A model with a free batch is compiled for the batches 1 to 32 and tuned for 1.
+"""
+
+import ctypes
+import json
+import os
+import re
+import subprocess
+import sys
+import weakref
+from functools import cache
+from importlib import import_module
+from math import prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgeres import errors, onnx_io
+from edgeres.backends.base import Availability, Backend, Engine
+from edgeres.errors import BuildError, EdgeresError, InputError, MissingRuntime, UsageError
+from edgeres.types import Precision, Target
+
+CURRENT = "current"
+DEVICES = {
+    "tensorrt-rtx": ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121", CURRENT),
+    "tensorrt": (CURRENT,),
+}
+INSTALL = {
+    "tensorrt-rtx": "`pip install 'edgeres[tensorrt-rtx]'`",
+    "tensorrt": "`pip install --extra-index-url https://pypi.nvidia.com 'edgeres[tensorrt]'`",
+}
+BATCHES = (1, 1, 32)
+"""Smallest, tuned-for and largest batch of a model whose batch is free."""
+
+_SCHEME = "quantize with `--scheme tensorrt`"
+_REASONS = (
+    (r"type Int32", "its INT32 values have no meaning for TensorRT, a bias must stay in float", _SCHEME),
+    (r"zero point|UINT8", "TensorRT knows INT8 with zero point 0 alone", _SCHEME),
+    (r"QLinear|MatMulInteger|ConvInteger", "TensorRT reads Q/DQ, not ONNX's integer operators", _SCHEME),
+    (
+        r"FP32 GEMM",
+        "TensorRT has no FP32 matrix product for this GPU",
+        "use `--scheme fp16`",
+    ),
+)
+"""What the parser and the compiler say -> what it means, and what to do next."""
+_NOISE = re.compile(r"^\s*$|Invalid Node|catchCudaError")
+_CONVOLUTION = re.compile(r"LayerType: (?:correlation|\w*[Cc]onv\w*), Inputs: \[ \{[^}]*?Datatype: (\w+)")
+"""The type that a convolution reads, in the layer information of a compiled engine."""
+
+
+def backend(name: str) -> Backend:
+    """The entry point of the registry."""
+    return TensorRT(name)
+
+
+class Gpu(NamedTuple):
+    """The first NVIDIA GPU: CUDA's runtime API, the product's name, the compute capability as in `sm86`."""
+
+    cuda: Any
+    name: str
+    capability: str
+
+
+class TensorRT(Backend):
+    """Either flavour, told apart by `name`."""
+
+    suffix = ".engine"
+    precisions = (Precision.FP16, Precision.INT8)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.packages = (name,)
+
+    def available(self) -> list[Availability]:
+        targets = [Target(self.name, device) for device in DEVICES[self.name]]
+        try:
+            version = _import(self.name).__version__
+        except MissingRuntime as error:
+            return [Availability(target, False, False, str(error)) for target in targets]
+        gpu = _gpu()
+        made = []
+        for target in targets:
+            if isinstance(gpu, str):
+                runs, here = False, f"cannot run here: {gpu}"
+            else:
+                runs, here = target.device in (CURRENT, gpu.capability), f"{gpu.name} ({gpu.capability})"
+            builds = runs or target.device != CURRENT
+            made.append(Availability(target, builds, runs, f"{self.name} {version}; {here}"))
+        return made
+
+    def scheme(self, target: Target) -> str:
+        # TensorRT for RTX has no INT8 convolutions for Turing: it would compute Q/DQ in float16, slower than without.
+        return "fp16" if target == Target("tensorrt-rtx", "sm75") else "tensorrt"
+
+    def build(self, model: Path, target: Target, out: Path) -> None:
+        self._check(target)
+        if target.device == CURRENT:
+            self._present(target)
+        # A process of its own: after a failed compilation, the next one in the same process succeeds with the wrong
+        # kernels (1.7.1: convolutions in float that should be INT8), and a crash of the compiler stays there.
+        command = [sys.executable, "-m", __name__, str(model), str(target), str(out)]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+            raise BuildError(f"target {target}: the compiler broke on {model} ({last}); please report it.")
+        reply = json.loads(done.stdout.splitlines()[-1])
+        if reply:
+            raise getattr(errors, reply["error"])(reply["message"])
+
+    def load(self, path: Path, target: Target, threads: int | None = None) -> Engine:
+        """As in `Backend`; `threads` changes nothing, the GPU computes."""
+        self._check(target)
+        gpu = self._present(target)
+        trt = _import(self.name)
+        with TemporaryDirectory() as folder:
+            if path.suffix == ".onnx":
+                model, path = path, Path(folder) / "engine"
+                self.build(model, target, path)
+            return _Loaded(trt, gpu, path.read_bytes(), target)
+
+    def _check(self, target: Target) -> None:
+        known = DEVICES[self.name]
+        if target.device not in known:
+            raise UsageError(f"target {target}: {self.name} has no {target.device!r}; it has {', '.join(known)}.")
+
+    def _present(self, target: Target) -> Gpu:
+        """The GPU of this machine, which must be the one that a target names."""
+        gpu = _gpu()
+        if isinstance(gpu, str):
+            what, command = ("model", "build") if target.device == CURRENT else ("engine", "bench")
+            advice = f"copy the {what} to a machine that has one and run `edgeres {command}` there"
+            raise MissingRuntime(f"target {target} needs an NVIDIA GPU here ({gpu}); {advice}.")
+        if target.device not in (CURRENT, gpu.capability):
+            here = f"{gpu.name}, {gpu.capability}"
+            raise MissingRuntime(f"target {target}: the GPU here is {here}; run the engine on the one it is made for.")
+        return gpu
+
+
+class _Loaded(Engine):
+    """An engine on the GPU with memory for its largest batch; `run` copies in, computes and copies out."""
+
+    def __init__(self, trt: Any, gpu: Gpu, content: bytes, target: Target) -> None:
+        self.cuda = gpu.cuda
+        logger = _logger(trt)
+        logger.errors.clear()
+        self.runtime = trt.Runtime(logger)
+        self.engine = self.runtime.deserialize_cuda_engine(content)
+        self.context: Any = None if self.engine is None else _context(trt, self.engine)
+        if self.context is None:
+            reason = " ".join(logger.errors[:1]) or "no reason given"
+            raise BuildError(f"target {target}: {trt.__version__} does not load the engine ({reason}); build it again.")
+        names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
+        self.names = sorted(names, key=lambda name: self.engine.get_tensor_mode(name) != trt.TensorIOMode.INPUT)
+        if any(self.engine.get_tensor_dtype(name) != trt.float32 for name in names):
+            raise InputError(f"target {target}: the engine does not take and give float32; export the model again.")
+        batch, *image = self.engine.get_tensor_shape(self.names[0])
+        self.input_shape = (None if batch < 0 else batch, image[0], image[1], image[2])
+        self.largest = self.engine.get_tensor_profile_shape(self.names[0], 0)[2][0] if batch < 0 else batch
+        self.stream = _checked(self.cuda.cudaStreamCreate())
+        self.memory = []
+        for name in self.names:
+            size = 4 * self.largest * prod(tuple(self.engine.get_tensor_shape(name))[1:])
+            pointer = _checked(self.cuda.cudaMalloc(size))
+            weakref.finalize(self, self.cuda.cudaFree, pointer)
+            self.context.set_tensor_address(name, pointer)
+            self.memory.append(pointer)
+        inspector = self.engine.create_engine_inspector()
+        types = _CONVOLUTION.findall(inspector.get_engine_information(trt.LayerInformationFormat.ONELINE))
+        self.properties = {
+            "runtime": target.backend,
+            "version": trt.__version__,
+            "device": f"{gpu.name} ({gpu.capability})",
+            "precision": ", ".join(f"{types.count(kind)} convolutions in {kind}" for kind in sorted(set(types)))
+            or "not told",
+        }
+
+    def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        if len(images) > self.largest:
+            raise InputError(f"the engine takes batches up to {self.largest}, not {len(images)}; use a smaller one.")
+        images = np.ascontiguousarray(images)
+        self.context.set_input_shape(self.names[0], images.shape)
+        logits = np.empty(tuple(self.context.get_tensor_shape(self.names[1])), np.float32)
+        copy, kind = self.cuda.cudaMemcpyAsync, self.cuda.cudaMemcpyKind
+        _checked(copy(self.memory[0], images.ctypes.data, images.nbytes, kind.cudaMemcpyHostToDevice, self.stream))
+        if not self.context.execute_async_v3(int(self.stream)):
+            raise BuildError("TensorRT does not execute the engine; build it again with this version and for this GPU.")
+        _checked(copy(logits.ctypes.data, self.memory[1], logits.nbytes, kind.cudaMemcpyDeviceToHost, self.stream))
+        _checked(self.cuda.cudaStreamSynchronize(self.stream))
+        return logits
+
+
+def _context(trt: Any, engine: Any) -> Any:
+    if not hasattr(trt, "DynamicShapesKernelSpecializationStrategy"):
+        return engine.create_execution_context()
+    # TensorRT for RTX would answer with fallback kernels until better ones are compiled in the background, in the
+    # middle of a measurement.
+    config = engine.create_runtime_config()
+    config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+    return engine.create_execution_context(config)
+
+
+def _import(name: str) -> Any:
+    """The vendor's module; MissingRuntime where it is absent or its libraries do not load."""
+    try:
+        return import_module(name.replace("-", "_"))
+    except (ImportError, OSError, RuntimeError) as error:
+        raise MissingRuntime(f"{name} is not usable here ({error}); {INSTALL[name]}.") from None
+
+
+def _gpu() -> Gpu | str:
+    """The GPU that this process can use, or why there is none."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return "no NVIDIA driver found"
+    try:
+        cuda = import_module("cuda.bindings.runtime")
+    except ImportError:
+        return "cuda-bindings is missing: `pip install cuda-bindings`"
+    try:
+        _checked(cuda.cudaGetDeviceCount())
+        found = _checked(cuda.cudaGetDeviceProperties(0))
+    except MissingRuntime as error:
+        return str(error)
+    return Gpu(cuda, found.name.decode(), f"sm{found.major}{found.minor}")
+
+
+def _checked(answer: tuple[Any, ...]) -> Any:
+    """The value of a CUDA call; MissingRuntime where the driver or the GPU refuses it."""
+    error, *values = answer
+    if error:
+        raise MissingRuntime(f"the NVIDIA GPU does not answer ({error.name}); look at `nvidia-smi`.")
+    return values[0] if values else None
+
+
+@cache
+def _logger(trt: Any) -> Any:
+    """The one logger of this process: TensorRT keeps the first that it is given. It collects and never prints."""
+
+    class Collector(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+            self.plan = ""
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
+                self.errors.append(message)
+            elif message.startswith("Layers:"):
+                self.plan = message
+
+    return Collector()
+
+
+def _compile(path: Path, target: Target, out: Path) -> None:
+    """Parse, compile, write: what `build` does, in the process that does it."""
+    trt = _import(target.backend)
+    quantized = _quantized(onnx_io.load(path).graph, target)
+    logger = _logger(trt)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(path)):
+        error = parser.get_error(0)
+        raise _refusal(target, error.desc(), f"{error.node_operator()} {error.node_name()}".strip() or path.name)
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if target.backend == "tensorrt-rtx":
+        config.num_compute_capabilities = 1
+        capability = getattr(trt.ComputeCapability, target.device.upper(), None)
+        if capability is None or not config.set_compute_capability(capability, 0):
+            raise UsageError(f"target {target}: {trt.__version__} cannot compile for it; install a newer tensorrt-rtx.")
+    image = network.get_input(0)
+    batch, *sides = image.shape
+    if batch < 0:
+        profile = builder.create_optimization_profile()
+        profile.set_shape(image.name, *((size, *sides) for size in BATCHES))
+        config.add_optimization_profile(profile)
+    built = builder.build_serialized_network(network, config)
+    if built is None:
+        reason = "\n".join(logger.errors)
+        node = re.search(r"operation '([^']+)'", reason)
+        raise _refusal(target, reason, node[1] if node else path.name)
+    types = _CONVOLUTION.findall(logger.plan)
+    if quantized and types and "Int8" not in types:
+        lost = f"target {target}: TensorRT computes none of the {quantized} quantized convolutions in INT8 there"
+        raise BuildError(f"{lost}; use `--scheme fp16`.")
+    out.write_bytes(built)
+
+
+def _quantized(graph: onnx.GraphProto, target: Target) -> int:
+    """How many convolutions read dequantized values; BuildError where TensorRT would read UINT8 as INT8."""
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "QuantizeLinear":
+            # Without a zero point ONNX means UINT8. TensorRT clips at 127 instead of 255, and at most warns.
+            kind = types.get(node.input[2]) if len(node.input) > 2 else onnx.TensorProto.UINT8
+            if kind == onnx.TensorProto.UINT8:
+                raise _refusal(target, "UINT8", f"QuantizeLinear {node.name}")
+    dequantized = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    return sum(node.op_type == "Conv" and node.input[0] in dequantized for node in graph.node)
+
+
+def _refusal(target: Target, reason: str, where: str) -> BuildError:
+    """One sentence: what was refused, why, and what to do next."""
+    for pattern, meaning, advice in _REASONS:
+        if re.search(pattern, f"{reason} {where}"):
+            return BuildError(f"target {target}: {where} is refused: {meaning}; {advice}.")
+    told = next((line for line in reason.splitlines() if not _NOISE.search(line)), "no reason given")
+    return BuildError(f"target {target}: {where} is refused: {told}; export the model again or choose another target.")
+
+
+if __name__ == "__main__":
+    answer = None
+    try:
+        _compile(Path(sys.argv[1]), Target.parse(sys.argv[2]), Path(sys.argv[3]))
+    except EdgeresError as error:
+        answer = {"error": type(error).__name__, "message": str(error)}
+    sys.stdout.write(f"\n{json.dumps(answer)}\n")

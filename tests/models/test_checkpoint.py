@@ -1,0 +1,271 @@
+"""Trained weights as people keep them: read whole, never executed, matched to the table."""
+
+import json
+import os
+import pickle
+import tempfile
+from collections import OrderedDict
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch", reason="the extra `export` is not installed")
+
+from safetensors.torch import save_file  # noqa: E402
+
+from edgeres.errors import EdgeresError, InputError, UsageError  # noqa: E402
+from edgeres.models import checkpoint as checkpoints  # noqa: E402
+from edgeres.models.checkpoint import Checkpoint, load, read  # noqa: E402
+from edgeres.models.resnet import ARCHITECTURES, build  # noqa: E402
+
+STATE: dict[str, Any] = build("cifar_resnet20", 3).state_dict()
+
+
+def saved(tmp_path: Path, content: Any, name: str = "weights.pth") -> Path:
+    torch.save(content, tmp_path / name)
+    return tmp_path / name
+
+
+def prefixed(prefix: str) -> dict[str, Any]:
+    return {prefix + name: value for name, value in STATE.items()}
+
+
+def with_head(stem: str) -> dict[str, Any]:
+    return {name.replace("fc.", f"{stem}."): value for name, value in STATE.items()}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        STATE,
+        OrderedDict(STATE),
+        {"state_dict": STATE, "epoch": 3, "best_prec1": 91.7},
+        {"model_state_dict": STATE, "optimizer_state_dict": {"state": {}, "param_groups": []}},
+        {"model": STATE},
+        {"net": STATE, "acc": 95.0},
+        {"model": {"state_dict": STATE}},
+        {"net": {"model": {"state_dict": STATE}}},
+        prefixed("module."),
+        prefixed("_orig_mod."),
+        prefixed("module._orig_mod."),
+        {"state_dict": prefixed("model."), "hyper_parameters": {"lr": 0.1}},
+        prefixed("backbone."),
+        with_head("linear"),
+        {"state_dict": {f"module.{name}": value for name, value in with_head("linear").items()}},
+        {name: value for name, value in STATE.items() if not name.endswith("num_batches_tracked")},
+    ],
+)
+def test_a_state_dict_is_found_however_it_is_wrapped(tmp_path: Path, content: Any) -> None:
+    name, model = load(None, read(saved(tmp_path, content)))
+    assert name == "cifar_resnet20"
+    assert not model.training
+    got = model.state_dict()
+    assert all(torch.equal(got[key], value) for key, value in STATE.items() if not key.endswith("tracked"))
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".th", ".ckpt", ".bin"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_both_of_torchs_formats_are_read_under_any_name(tmp_path: Path, suffix: str, zipped: bool) -> None:
+    path = tmp_path / f"weights{suffix}"
+    torch.save(STATE, path, _use_new_zipfile_serialization=zipped)
+    assert torch.equal(read(path).state["conv1.weight"], STATE["conv1.weight"])
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_any_width_become_float32(tmp_path: Path, kind: Any) -> None:
+    content = {name: value.to(kind) if value.is_floating_point() else value for name, value in STATE.items()}
+    state = read(saved(tmp_path, content)).state
+    assert {value.dtype for value in state.values()} == {torch.float32}
+    assert torch.equal(state["fc.weight"], content["fc.weight"].float())
+
+
+def safetensors(path: Path, metadata: dict[str, str] | None, half: bool = True) -> Path:
+    kind = torch.float16 if half else torch.float32
+    save_file({name: value.to(kind) for name, value in STATE.items()}, path, metadata=metadata)
+    return path
+
+
+def test_safetensors_bring_what_was_stored_beside_the_weights(tmp_path: Path) -> None:
+    stored = {
+        "arch": "cifar_resnet20",
+        "classes": json.dumps(["cat", "dog", "été"]),
+        "preprocess": json.dumps({"resize": 40, "crop": 32}),
+    }
+    found = read(safetensors(tmp_path / "weights.safetensors", stored))
+    assert (found.classes, found.preprocess) == (("cat", "dog", "été"), {"resize": 40, "crop": 32})
+    assert torch.equal(found.state["conv1.weight"], STATE["conv1.weight"].half().float())
+    assert load(None, found)[0] == "cifar_resnet20"
+
+
+def test_safetensors_may_hold_weights_alone(tmp_path: Path) -> None:
+    found = read(safetensors(tmp_path / "weights.safetensors", None, half=False))
+    assert (found.classes, found.preprocess) == ((), None)
+    assert load(None, found)[0] == "cifar_resnet20"
+
+
+def test_the_stored_architecture_yields_to_the_one_asked_for(tmp_path: Path) -> None:
+    found = read(safetensors(tmp_path / "weights.safetensors", {"arch": "cifar_resnet32"}))
+    assert load("cifar_resnet20", found)[0] == "cifar_resnet20"
+    with pytest.raises(InputError, match=r"does not fit cifar_resnet32: layer1\.3\.conv1\.weight is missing"):
+        load(None, found)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ({"classes": "cat, dog"}, "the stored `classes` is not JSON"),
+        ({"classes": '{"0": "cat"}'}, "are not a JSON list of names"),
+        ({"classes": "[0, 1]"}, "are not a JSON list of names"),
+        ({"preprocess": "{"}, "the stored `preprocess` is not JSON"),
+    ],
+)
+def test_damaged_metadata_are_named(tmp_path: Path, metadata: dict[str, str], said: str) -> None:
+    found = read(safetensors(tmp_path / "weights.safetensors", metadata))
+    with pytest.raises(InputError, match=said):
+        _ = found.classes, found.preprocess
+
+
+# Refused
+
+
+class Malice:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("wrapped", ["alone", "inside", "plain pickle", "old format"])
+def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path, wrapped: str) -> None:
+    marker = tmp_path / "executed"
+    path = tmp_path / "weights.pth"
+    content: Any = Malice(marker) if wrapped != "inside" else {"state_dict": STATE, "args": Malice(marker)}
+    if wrapped == "plain pickle":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=wrapped != "old format")
+    with pytest.raises(InputError, match=r"weights\.pth is refused: it holds pickled objects, which can run code"):
+        read(path)
+    assert not marker.exists()
+    if wrapped != "plain pickle":
+        torch.load(path, weights_only=False)
+        assert marker.exists(), "the file is not malicious at all: the test proves nothing"
+
+
+def test_a_whole_pickled_model_is_refused_with_what_to_save_instead(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"save `model\.state_dict\(\)` alone, or \.safetensors"):
+        read(saved(tmp_path, build("cifar_resnet20", 3)))
+
+
+@pytest.mark.parametrize("name", ["absent.pth", "absent.safetensors", "."])
+def test_a_checkpoint_that_is_absent_is_a_usage_error(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=r"there is no checkpoint at .*; check --weights"):
+        read(tmp_path / name)
+
+
+@pytest.mark.parametrize("content", [{}, [], 3, "text", {"epoch": 3}, {"state_dict": {}}, [STATE["fc.bias"]]])
+def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, content: Any) -> None:
+    with pytest.raises(InputError, match="holds no state dict"):
+        read(saved(tmp_path, content))
+
+
+def test_a_checkpoint_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    content: dict[str, Any] = {"epoch": 3}
+    content["model"] = content
+    with pytest.raises(InputError, match="holds no state dict"):
+        read(saved(tmp_path, content))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", ["layer2.0.conv1.weight", "bn1.running_var", "fc.bias"])
+def test_weights_that_are_not_finite_are_named(tmp_path: Path, name: str, value: float) -> None:
+    broken = STATE[name].clone()
+    broken.view(-1)[-1] = value
+    with pytest.raises(InputError, match=f"{name} holds NaN or infinite values"):
+        read(saved(tmp_path, STATE | {name: broken}))
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.data(), st.sampled_from(["zip", "old", "safetensors"]))
+def test_a_damaged_file_is_refused_or_read_never_a_crash(data: st.DataObject, kind: str) -> None:
+    small = {"fc.weight": torch.ones(3, 4), "fc.bias": torch.ones(3)}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / ("weights.safetensors" if kind == "safetensors" else "weights.pth")
+        if kind == "safetensors":
+            save_file(small, path, metadata={"arch": "resnet18"})
+        else:
+            torch.save({"state_dict": small}, path, _use_new_zipfile_serialization=kind == "zip")
+        content = bytearray(path.read_bytes())
+        for place in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=4)):
+            content[place] = data.draw(st.integers(0, 255))
+        path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+        with suppress(EdgeresError):
+            assert read(path).state
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+def test_a_truncated_file_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    save_file(STATE, path) if name.endswith("safetensors") else torch.save(STATE, path)
+    whole = path.read_bytes()
+    for size in (0, 1, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(InputError, match=name):
+            read(path)
+
+
+# Matched to the table
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_is_recognised_from_its_shapes(name: str) -> None:
+    with torch.device("meta"):
+        state = build(name, 5).state_dict()
+    assert checkpoints._recognise(Checkpoint(Path("weights.pth"), state, {})) == name
+
+
+@pytest.mark.parametrize("classes", [1, 2, 1000])
+def test_classes_are_read_off_the_head(classes: int) -> None:
+    state = build("cifar_resnet20", classes).state_dict()
+    assert load("cifar_resnet20", Checkpoint(Path("weights.pth"), state, {}))[1].fc.out_features == classes
+
+
+def test_weights_of_another_architecture_are_refused_with_the_first_difference(tmp_path: Path) -> None:
+    found = read(saved(tmp_path, STATE))
+    with pytest.raises(InputError, match=r"does not fit cifar_resnet32: .* is missing and \d+ more; check --arch"):
+        load("cifar_resnet32", found)
+    with pytest.raises(InputError, match=r"does not fit resnet18: .*; check --arch"):
+        load("resnet18", found)
+
+
+def test_a_tensor_too_many_or_of_another_shape_is_refused(tmp_path: Path) -> None:
+    extra = read(saved(tmp_path, STATE | {"head.weight": torch.ones(1, 2, 3)}))
+    with pytest.raises(InputError, match=r"does not fit cifar_resnet20: head\.weight is not part of it; check"):
+        load("cifar_resnet20", extra)
+    wider = read(saved(tmp_path, STATE | {"bn1.weight": torch.ones(17)}))
+    with pytest.raises(InputError, match=r"bn1\.weight has shape \(17,\), not \(16,\); check --arch"):
+        load(None, wider)
+
+
+@pytest.mark.parametrize("state", [{"features.0.weight": torch.ones(3, 3)}, STATE | {"fc.weight": torch.ones(3)}])
+def test_a_network_without_a_classifier_head_is_refused(tmp_path: Path, state: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"has no classifier head `fc\.weight`"):
+        load(None, read(saved(tmp_path, state)))
+
+
+def test_an_unknown_architecture_is_a_usage_error_that_lists_the_known(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no architecture 'resnet19'; there are resnet18, resnet34"):
+        load("resnet19", read(saved(tmp_path, STATE)))
+
+
+def test_shapes_of_no_architecture_are_a_usage_error(tmp_path: Path) -> None:
+    content = {name: value for name, value in STATE.items() if not name.startswith("layer3.2")}
+    with pytest.raises(UsageError, match="fits no architecture of the table"):
+        load(None, read(saved(tmp_path, content)))

@@ -1,0 +1,236 @@
+"""Files are whole or not there; sidecars decide what is made again."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeres import store
+from edgeres.errors import InputError, UsageError
+from edgeres.store import Sidecar
+
+SIDECAR = Sidecar("thing", {"source": "abc"}, {"depth": 3, "mean": (0.1, 0.2)}, {"edgeres": "0.1.0"})
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+TABLE = st.dictionaries(st.text(max_size=5), PLAIN, max_size=4)
+
+
+def made(artifact: Path, sidecar: Sidecar = SIDECAR, content: bytes = b"content") -> bool:
+    """Whether `store.make` made the artifact, or found it."""
+    return store.make(artifact, sidecar, lambda path: path.write_bytes(content) and None).made
+
+
+def test_digest_is_sha256_of_the_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")
+    assert store.digest(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    large = b"x" * (3 << 20)
+    path.write_bytes(large)
+    assert store.digest(path) == hashlib.sha256(large).hexdigest()
+
+
+@pytest.mark.parametrize("name", ["absent", "."])
+def test_digest_names_a_file_that_cannot_be_read(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=r"cannot be read \(.+\); check the path"):
+        store.digest(tmp_path / name)
+
+
+def test_writing_makes_folders_and_leaves_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "file.bin"
+    store.write_bytes(path, b"one")
+    store.write_bytes(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert list(path.parent.iterdir()) == [path]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_an_exception_keeps_the_old_file_and_removes_the_half_written_one(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def interrupted() -> None:
+        with store.replacing(path) as temporary:
+            temporary.write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_process_that_dies_while_writing_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    script = (
+        "import os, sys, pathlib; from edgeres import store\n"
+        "with store.replacing(pathlib.Path(sys.argv[1])) as temporary:\n"
+        "    temporary.write_bytes(b'half'); os._exit(9)"
+    )
+    died = subprocess.run([sys.executable, "-c", script, str(path)], check=False)
+    assert died.returncode == 9
+    assert path.read_bytes() == b"old"
+
+
+def test_a_reader_of_the_old_file_reads_it_to_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old and long")
+    with path.open("rb") as reader:
+        assert reader.read(3) == b"old"
+        store.write_bytes(path, b"new")
+        assert reader.read() == b" and long"
+
+
+def test_a_place_that_cannot_be_written_is_a_usage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UsageError, match="cannot be written"):
+        store.write_bytes(tmp_path / "file" / "below", b"")
+    with pytest.raises(UsageError, match="is a folder"):
+        store.write_bytes(tmp_path, b"")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_json_with_nan_is_refused_and_the_old_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    store.write_json(path, {"b": 1, "a": [0.5]})
+    assert path.read_text() == '{\n  "b": 1,\n  "a": [\n    0.5\n  ]\n}\n'
+    with pytest.raises(ValueError, match="Out of range"):
+        store.write_json(path, {"value": float("nan")})
+    assert store.read_json(path) == {"b": 1, "a": [0.5]}
+
+
+def test_json_that_is_absent_or_damaged_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    with pytest.raises(UsageError, match=r"file\.json cannot be read"):
+        store.read_json(path)
+    for damaged in (b"{", b"\xff\xfe", b""):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"file\.json is not JSON"):
+            store.read_json(path)
+
+
+def test_versions_tell_what_is_absent() -> None:
+    found = store.versions("numpy", "no-such-package-at-all")
+    assert found["no-such-package-at-all"] == "absent"
+    assert found["numpy"][0].isdigit()
+
+
+@given(TABLE, TABLE)
+def test_the_key_depends_on_the_content_alone(parameters: dict[str, Any], results: dict[str, Any]) -> None:
+    sidecar = replace(SIDECAR, parameters=parameters)
+    backwards = dict(reversed(parameters.items()))
+    assert replace(SIDECAR, parameters=backwards, results=results, digest="d").key == sidecar.key
+    read_back = Sidecar(**json.loads(json.dumps(asdict(sidecar))))
+    assert read_back.key == sidecar.key
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": "other"},
+        {"inputs": {"source": "abd"}},
+        {"inputs": {"other": "abc"}},
+        {"parameters": {"depth": 4, "mean": (0.1, 0.2)}},
+        {"versions": {"edgeres": "0.1.1"}},
+    ],
+)
+def test_whatever_decides_the_artifact_changes_the_key_and_remakes_it(tmp_path: Path, change: dict[str, Any]) -> None:
+    assert replace(SIDECAR, **change).key != SIDECAR.key
+    assert made(tmp_path / "thing")
+    assert not made(tmp_path / "thing")
+    assert made(tmp_path / "thing", replace(SIDECAR, **change))
+
+
+def test_make_writes_a_sidecar_that_can_be_read_and_verified(tmp_path: Path) -> None:
+    artifact = tmp_path / "thing.bin"
+
+    def write(path: Path) -> dict[str, int]:
+        path.write_bytes(b"content")
+        return {"layers": 3}
+
+    first = store.make(artifact, SIDECAR, write)
+    assert (first.path, first.made, dict(first.sidecar.results)) == (artifact, True, {"layers": 3})
+    assert first.sidecar.digest == hashlib.sha256(b"content").hexdigest()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["thing.bin", "thing.bin.json"]
+    assert store.verify(artifact).key == SIDECAR.key
+    again = store.make(artifact, SIDECAR, lambda path: pytest.fail("made again"))
+    assert not again.made
+    assert again.sidecar.results == {"layers": 3}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda artifact: artifact.write_bytes(b"tampered"),
+        lambda artifact: artifact.unlink(),
+        lambda artifact: store.sidecar_path(artifact).unlink(),
+        lambda artifact: store.sidecar_path(artifact).write_text("{"),
+        lambda artifact: store.sidecar_path(artifact).write_text("[]"),
+        lambda artifact: store.sidecar_path(artifact).write_text('{"kind": "thing"}'),
+        lambda artifact: store.sidecar_path(artifact).write_text('{"kind": "thing", "inputs": 1}'),
+        lambda artifact: store.sidecar_path(artifact).write_text('{"kind": "thing", "inputs": {}, "author": "me"}'),
+    ],
+    ids=["tampered", "absent", "no sidecar", "no JSON", "a list", "a key missing", "a wrong type", "an unknown key"],
+)
+def test_make_mends_what_was_damaged(tmp_path: Path, damage: Any) -> None:
+    artifact = tmp_path / "thing"
+    made(artifact)
+    damage(artifact)
+    assert made(artifact)
+    assert artifact.read_bytes() == b"content"
+    assert not made(artifact)
+
+
+def test_make_that_fails_keeps_the_old_artifact_and_tries_again(tmp_path: Path) -> None:
+    artifact = tmp_path / "thing"
+    made(artifact, content=b"old")
+    changed = replace(SIDECAR, kind="other")
+
+    def fail(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise InputError("the source is damaged")
+
+    with pytest.raises(InputError, match="damaged"):
+        store.make(artifact, changed, fail)
+    assert artifact.read_bytes() == b"old"
+    assert made(artifact, changed)
+
+
+def test_a_crash_between_artifact_and_sidecar_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = tmp_path / "thing"
+    made(artifact, content=b"old")
+    changed = replace(SIDECAR, kind="other")
+
+    def killed(path: Path, value: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "write_json", killed)
+        with pytest.raises(SystemExit):
+            made(artifact, changed, b"new")
+    assert artifact.read_bytes() == b"new"
+    assert store.read_sidecar(artifact) is None
+    assert made(artifact, SIDECAR, b"old")
+
+
+def test_verify_refuses_what_it_cannot_vouch_for(tmp_path: Path) -> None:
+    artifact = tmp_path / "thing"
+    with pytest.raises(UsageError, match="cannot be read"):
+        store.verify(artifact)
+    artifact.write_bytes(b"content")
+    with pytest.raises(InputError, match=r"has no sidecar thing\.json"):
+        store.verify(artifact)
+    made(artifact)
+    artifact.write_bytes(b"Content")
+    with pytest.raises(InputError, match="is not the file that its sidecar describes"):
+        store.verify(artifact)
