@@ -1,0 +1,1 @@
+"""A trained ResNet goes in; a verified INT8 engine for every device comes out, with a receipt."""

@@ -1,6 +1,7 @@
 """Trained weights as people keep them, read without ever running a pickle."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,9 @@ def read(path: Path) -> Checkpoint:
         content, metadata = _safetensors(path)
     else:
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of what is then refused
+                content = torch.load(path, map_location="cpu", weights_only=True)
         except UnpicklingError:
             raise InputError(
                 f"{path} is refused: it holds pickled objects, which can run code, or is damaged; "

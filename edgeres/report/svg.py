@@ -157,9 +157,14 @@ def _staircase(corners: Sequence[tuple[float, float]]) -> str:
 
 
 def _decades(low: float, high: float) -> list[float]:
-    """1, 2 and 5 of every power of ten between two bounds."""
+    """1, 2 and 5 of every power of ten between two bounds, and more of each where those are fewer than three."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    return [m * 10.0**p for p in powers for m in (1, 2, 5) if low <= m * 10.0**p <= high]
+    ticks: list[float] = []
+    for multiples in ((1, 2, 5), (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)):
+        ticks = [m * 10.0**p for p in powers for m in multiples if low <= m * 10.0**p <= high]
+        if len(ticks) > 2:
+            break
+    return ticks
 
 
 def _steps(low: float, high: float) -> list[float]:

@@ -33,6 +33,8 @@ class Row:
     speedup: float | None
     """p50 of the FP32 cell of the same target, else of its FP16 cell, divided by this p50; at one batch size."""
     speedup_over: Precision | None
+    steady: bool
+    """False where this latency, or the one that the speed-up is counted from, was not stable."""
     images: int | None
     """How many images `top1` was found on."""
     top1: float | None
@@ -71,6 +73,7 @@ def _row(cell: Cell, cells: list[Cell]) -> Row:
         throughput=latency.throughput if latency else None,
         speedup=slow.latency.p50 / latency.p50 if slow and slow.latency and latency and latency.p50 > 0 else None,
         speedup_over=slow.precision if slow else None,
+        steady=all(timed.stable for timed in (latency, slow.latency if slow else None) if timed),
         images=accuracy.images if accuracy else None,
         top1=100 * accuracy.top1 if accuracy else None,
         top1_interval=(100 * accuracy.top1_interval[0], 100 * accuracy.top1_interval[1]) if accuracy else None,

@@ -37,6 +37,10 @@ def loss(row: Row) -> tuple[str, str]:
 
 def sentence(row: Row) -> str:
     """What a measured INT8 row says, in plain words."""
+    return _claim(row) + ("" if row.steady else " The latency was not steady: measure again on a quiet machine.")
+
+
+def _claim(row: Row) -> str:
     times, faster = pace(row)
     took = number(row.p50 or 0.0)
     if row.speedup is None:

@@ -6,6 +6,7 @@ import pickle
 import tempfile
 from collections import OrderedDict
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,7 @@ def with_head(stem: str) -> dict[str, Any]:
     ],
 )
 def test_a_state_dict_is_found_however_it_is_wrapped(tmp_path: Path, content: Any) -> None:
-    name, model = load(None, read(saved(tmp_path, content)))
-    assert name == "cifar_resnet20"
+    _, model = load("cifar_resnet20", read(saved(tmp_path, content)))
     assert not model.training
     got = model.state_dict()
     assert all(torch.equal(got[key], value) for key, value in STATE.items() if not key.endswith("tracked"))
@@ -104,7 +104,7 @@ def test_safetensors_bring_what_was_stored_beside_the_weights(tmp_path: Path) ->
 def test_safetensors_may_hold_weights_alone(tmp_path: Path) -> None:
     found = read(safetensors(tmp_path / "weights.safetensors", None, half=False))
     assert (found.classes, found.preprocess) == ((), None)
-    assert load(None, found)[0] == "cifar_resnet20"
+    assert load("cifar_resnet20", found)[0] == "cifar_resnet20"
 
 
 def test_the_stored_architecture_yields_to_the_one_asked_for(tmp_path: Path) -> None:
@@ -223,12 +223,20 @@ def test_a_truncated_file_is_refused(tmp_path: Path, name: str) -> None:
 
 # Matched to the table
 
+once = cache(build)
+"""The networks without memory, made once for all architectures."""
+
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_every_architecture_is_recognised_from_its_shapes(name: str) -> None:
+def test_every_architecture_is_recognised_from_its_shapes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "build", once)
     with torch.device("meta"):
         state = build(name, 5).state_dict()
     assert checkpoints._recognise(Checkpoint(Path("weights.pth"), state, {})) == name
+
+
+def test_an_architecture_that_is_not_given_is_recognised(tmp_path: Path) -> None:
+    assert load(None, read(saved(tmp_path, build("resnet18", 2).state_dict())))[0] == "resnet18"
 
 
 @pytest.mark.parametrize("classes", [1, 2, 1000])
@@ -251,7 +259,7 @@ def test_a_tensor_too_many_or_of_another_shape_is_refused(tmp_path: Path) -> Non
         load("cifar_resnet20", extra)
     wider = read(saved(tmp_path, STATE | {"bn1.weight": torch.ones(17)}))
     with pytest.raises(InputError, match=r"bn1\.weight has shape \(17,\), not \(16,\); check --arch"):
-        load(None, wider)
+        load("cifar_resnet20", wider)
 
 
 @pytest.mark.parametrize("state", [{"features.0.weight": torch.ones(3, 3)}, STATE | {"fc.weight": torch.ones(3)}])

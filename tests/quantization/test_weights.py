@@ -26,7 +26,7 @@ def vpmaddubsw(activations: NDArray[np.uint8], factors: NDArray[np.int8]) -> tup
 
 
 def rows(quantized: NDArray[np.int8], offset: int) -> NDArray[np.int8]:
-    """(O, I, H, W) -> (O, K) as the kernels walk: input channels next to each other; K even; pairs begin at `offset`."""
+    """(O, I, H, W) -> (O, K), K even, as the kernels walk: input channels next to each other, from `offset` on."""
     flat = quantized.reshape(*quantized.shape[:2], -1).transpose(0, 2, 1).reshape(len(quantized), -1)
     return np.pad(flat, ((0, 0), (offset, (flat.shape[1] + offset) % 2)))
 

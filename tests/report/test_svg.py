@@ -97,6 +97,20 @@ def test_front_joins_only_what_no_other_beats():
     assert path == wanted
 
 
+@pytest.mark.parametrize("p50", [0.07, 0.2, 1.0, 2.2, 45.0, 900.0])
+@pytest.mark.parametrize("factor", [1.0, 1.5, 40.0])
+def test_the_axis_of_latency_has_two_ticks_or_more_and_not_too_many(p50, factor):
+    cells = [
+        cell(f"a:{i}", "int8", latency=timed([p50 * scale] * 5), accuracy=accuracy(80, 100))
+        for i, scale in enumerate((1.0, factor))
+    ]
+    picture = svg.pareto(table.rows(report(cells)), 360, 400)
+    ticks = [float(tick) for tick in re.findall(r'class="axis middle"[^>]*>([\d.]+)<', picture)]
+    assert 2 <= len(ticks) <= 8
+    assert ticks == sorted(ticks)
+    assert p50 / 1.31 <= ticks[0] <= ticks[-1] <= p50 * factor * 1.31
+
+
 def test_every_measured_cell_is_drawn_and_no_other():
     picture = svg.pareto(table.rows(solar()), 360, 400)
     labels = re.findall(r'class="label[^"]*"[^>]*>([^<]+)<', picture)

@@ -40,6 +40,15 @@ def test_loss(right, said):
     assert said in words.verdict(pair(2.0, 1.0, right))[0]
 
 
+@pytest.mark.parametrize("unsteady", [0, 1])
+def test_a_claim_on_unsteady_latency_says_so(unsteady):
+    made = pair(2.0, 1.0)
+    assert "not steady" not in words.verdict(made)[0]
+    cells = list(made.cells)
+    cells[unsteady] = cell("a:b", ("fp32", "int8")[unsteady], latency=timed([1.0] * 30, stable=False))
+    assert words.verdict(report(cells))[0].endswith("The latency was not steady: measure again on a quiet machine.")
+
+
 def test_best_is_the_fastest_of_each_runtime():
     cells = [
         cell("openvino:gpu", "int8", latency=latency(3.0)),
