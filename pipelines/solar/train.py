@@ -2,7 +2,7 @@
 
     python pipelines/solar/train.py [--out pipelines/solar/resnet18.safetensors]
 
-Needs edgeres[export,demo]; about an hour on 2 cores. Reads calibration/solar.train.csv, prints the test accuracy on
+Needs edgeres[export,demo]; about 50 minutes on one core (OMP_NUM_THREADS=1). Reads calibration/solar.train.csv, prints the test accuracy on
 calibration/solar.test.csv once, at the end: nothing is selected on the test set. From random weights, so that the
 result carries no licence but the images' own (CC BY-NC-SA 4.0).
 
