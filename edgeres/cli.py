@@ -356,6 +356,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _failed("interrupted; run again to go on.", INTERRUPTED)
         traceback.print_exc()
         return _failed("this is a bug in edgeres; please report it with the lines above.", BUG)
+    if status == INTERRUPTED:  # Typer's own answer
+        return _failed("interrupted; run again to go on.", INTERRUPTED)
     return status if isinstance(status, int) else OK
 
 

@@ -79,7 +79,7 @@ def evaluate(
         path.write_bytes(buffer.getvalue())
 
     made_from = {"engine": store.digest(engine), "images": images.digest}
-    parameters = {"target": str(target), "threads": threads}
+    parameters = {"target": str(target), "threads": threads, "model": onnx_io.info(engine).to_json()}
     packages = store.versions("edgeres", *engines.packages(target))
     return store.make(out, Sidecar("predictions", made_from, parameters, packages), write)
 

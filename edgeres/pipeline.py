@@ -13,7 +13,7 @@ from typing import Any
 
 from edgeres import backends, engines, evaluate, machine, onnx_io, recipe, store
 from edgeres.data import ImageSet, open_images
-from edgeres.errors import EdgeresError, InputError, MissingRuntime, UsageError
+from edgeres.errors import EdgeresError, InputError, MissingRuntime
 from edgeres.export import export
 from edgeres.measure import Subject, measure
 from edgeres.progress import Progress, Silent
@@ -59,9 +59,6 @@ class _Run:
     def report(self) -> Report:
         ranges.find(self.recipe.quantization.method)
         cells = [cell for part in self.recipe.targets for cell in self._cells(part)]
-        for position, cell in enumerate(cells):
-            if any(cell.engine == other.engine for other in cells[:position]):
-                raise UsageError(f"the recipe asks for {cell.target} {cell.precision} twice; name it once.")
         calibration, evaluation = self._images()
         exported = self._export()
         calibrated = any(cell.precision is Precision.INT8 for cell in cells)
@@ -115,7 +112,7 @@ class _Run:
         target = Target.parse(part.target)
         backend = backends.find(target)
         cells = []
-        for precision in part.precisions or backend.precisions:
+        for precision in dict.fromkeys(part.precisions or backend.precisions):
             int8 = part.scheme or backend.scheme(target)
             scheme = {Precision.FP32: None, Precision.FP16: "fp16", Precision.INT8: int8}[precision]
             if scheme:
@@ -151,9 +148,11 @@ class _Run:
             raise  # the data or the model is wrong, not this target
         except EdgeresError as error:
             cell.known |= {"message": str(error)}
-            if not (isinstance(error, MissingRuntime) and cell.known.get("status") == "built"):
+            if isinstance(error, MissingRuntime) and cell.known.get("status") == "built":
+                self.progress.say(f"{title}: built, cannot run here")
+            else:
                 cell.known["status"] = "failed"
-            self.progress.say(f"{title}: {cell.known['status']}. {error}")
+                self.progress.say(f"{title}: failed. {error}")
 
     def _source(self, cell: _Cell) -> Path:
         """The ONNX file of a cell's precision, made if it is not there."""

@@ -5,6 +5,7 @@ from, the parameters, and the versions of the packages that made it. The *key* o
 but the file itself: two steps with one key make the same artifact, so the second is skipped.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from edgeres.errors import InputError, UsageError
+from edgeres.errors import EdgeresError, InputError, UsageError
 
 
 def digest(path: Path) -> str:
@@ -36,7 +37,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success flush it to disk and move it there in one step.
 
     Readers see the old file or the whole new one, also after a crash; on an exception the old file stays. UsageError
-    where nothing can be written there.
+    where nothing can be written there, EdgeresError where the disk is full.
     """
     if path.is_dir():
         raise UsageError(f"{path} is a folder; name a file in it.")
@@ -53,6 +54,10 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise EdgeresError(f"{path} cannot be written ({error.strerror}); make room and run again.") from None
     finally:
         temporary.unlink(missing_ok=True)
 

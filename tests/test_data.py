@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,19 @@ def test_an_npz_that_is_damaged_is_refused(tmp_path: Path) -> None:
     path.write_bytes(single.getvalue())
     with pytest.raises(InputError, match=r"set\.npz has no arrays"):
         open_images(path)
+
+
+def test_an_npz_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path) -> None:
+    class Malice:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    labels = np.empty(2, object)
+    labels[:] = Malice()
+    np.savez(tmp_path / "set.npz", images=ZEROS, labels=labels)
+    with pytest.raises(InputError, match=r"set\.npz has no arrays"):
+        open_images(tmp_path / "set.npz")
+    assert not (tmp_path / "executed").exists()
 
 
 # Manifests
@@ -366,12 +380,23 @@ def test_taking_images_keeps_everything_about_them() -> None:
         (["2", "0"], (), 3, [2, 0]),
         (["0002", "0000"], (), 3, [2, 0]),
         (["2", "0"], ("cat", "dog", "emu"), 3, [2, 0]),
+        ([str(index) for index in range(11)], (), 11, list(range(11))),
         (["1", "2"], ("2", "1", "0"), 3, [1, 0]),
         (["b", "a", "c"], (), 3, [1, 0, 2]),
         (["1", "3", "2"], (), 3, [0, 2, 1]),
         (["0", "2"], ("crane", "crane", "emu"), 3, [0, 2]),
     ],
-    ids=["names", "indices", "padded", "indices beside names", "names that are numbers", "sorted", "from one", "twice"],
+    ids=[
+        "names",
+        "indices",
+        "padded",
+        "indices beside names",
+        "ten after two",
+        "names that are numbers",
+        "sorted",
+        "from one",
+        "twice",
+    ],
 )
 def test_labels_become_indices(labels: list[str], classes: tuple[str, ...], count: int, wanted: list[int]) -> None:
     indices = labelled(*labels).indices(classes, count)

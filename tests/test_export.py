@@ -202,6 +202,7 @@ def test_an_export_is_made_again_only_where_something_changed(checkpoint: Path, 
     assert export(checkpoint, out, ARCH, classes=names, opset=17).made
     assert export(checkpoint, out, ARCH, classes=names, opset=17, preprocess={"interpolation": "bicubic"}).made
     assert onnx_io.info(out).preprocess == Preprocess(32, 32, interpolation="bicubic")
+    assert export(checkpoint, out, ARCH, classes=names, opset=17, batch=2).made
     out.write_bytes(b"tampered")
     assert export(checkpoint, out, ARCH, classes=names, opset=17, preprocess={"interpolation": "bicubic"}).made
 

@@ -1,5 +1,6 @@
 """Files are whole or not there; sidecars decide what is made again."""
 
+import errno
 import hashlib
 import json
 import subprocess
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeres import store
-from edgeres.errors import InputError, UsageError
+from edgeres.errors import EdgeresError, InputError, UsageError
 from edgeres.store import Sidecar
 
 SIDECAR = Sidecar("thing", {"source": "abc"}, {"depth": 3, "mean": (0.1, 0.2)}, {"edgeres": "0.1.0"})
@@ -85,7 +86,7 @@ def test_a_process_that_dies_while_writing_keeps_the_old_file(tmp_path: Path) ->
 def test_a_reader_of_the_old_file_reads_it_to_the_end(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old and long")
-    with path.open("rb") as reader:
+    with path.open("rb", buffering=0) as reader:
         assert reader.read(3) == b"old"
         store.write_bytes(path, b"new")
         assert reader.read() == b" and long"
@@ -98,6 +99,20 @@ def test_a_place_that_cannot_be_written_is_a_usage_error(tmp_path: Path) -> None
     with pytest.raises(UsageError, match="is a folder"):
         store.write_bytes(tmp_path, b"")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_full_disk_is_said_and_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def fill() -> None:
+        with store.replacing(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(EdgeresError, match=r"file cannot be written \(No space left on device\); make room"):
+        fill()
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_json_with_nan_is_refused_and_the_old_file_stays(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ class TensorRT(Backend):
         if isinstance(gpu, str):
             what, command = ("model", "build") if target.device == CURRENT else ("engine", "bench")
             advice = f"copy the {what} to a machine that has one and run `edgeres {command}` there"
-            raise MissingRuntime(f"target {target} needs an NVIDIA GPU here ({gpu}); {advice}.")
+            raise MissingRuntime(f"{self.name} needs an NVIDIA GPU here ({gpu}); {advice}.")
         if target.device not in (CURRENT, gpu.capability):
             here = f"{gpu.name}, {gpu.capability}"
             raise MissingRuntime(f"target {target}: the GPU here is {here}; run the engine on the one it is made for.")

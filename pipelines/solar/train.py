@@ -2,9 +2,9 @@
 
     python pipelines/solar/train.py [--out pipelines/solar/resnet18.safetensors]
 
-Needs edgeres[export,demo]; about 50 minutes on one core (OMP_NUM_THREADS=1). Reads calibration/solar.train.csv, prints the test accuracy on
-calibration/solar.test.csv once, at the end: nothing is selected on the test set. From random weights, so that the
-result carries no licence but the images' own (CC BY-NC-SA 4.0).
+Needs edgeres[export,demo]; about 50 minutes on one core (OMP_NUM_THREADS=1). Reads calibration/solar.train.csv, prints
+the test accuracy on calibration/solar.test.csv once, at the end: nothing is selected on the test set. From random
+weights, so that the result carries no licence but the images' own (CC BY-NC-SA 4.0).
 
 Most epochs at 128 pixels, the last ones at 224; AdamW with one cosine; targets are the annotators' probabilities;
 flips, quarter turns and shifts; the running average of the weights is what is saved, as fp16.

@@ -1,0 +1,349 @@
+"""The command line: exit codes, one sentence on standard error, results on standard output, nothing heavy for help."""
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer.main
+from PIL import Image
+from report.example import solar
+
+from edgeres import cli, gate, store
+from edgeres.cli import main
+from edgeres.errors import (
+    BuildError,
+    EdgeresError,
+    InputError,
+    MissingRuntime,
+    ParityError,
+    SchemeError,
+    UsageError,
+)
+
+COMMANDS = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+RUNTIMES = {"torch", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "onnx", "numpy", "PIL"}
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exported: Path, checkpoint: Path) -> Path:
+    """A working directory with what the commands below name."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(exported, "model.onnx")
+    shutil.copy(store.sidecar_path(exported), "model.onnx.json")
+    shutil.copy(checkpoint, "weights.pth")
+    Path("text.onnx").write_text("this is text")
+    Path("text.pth").write_text("this is text")
+    Path("two.txt").write_text("cat\ndog\n")
+    Path("empty").mkdir()
+    Path("report.json").write_text(solar().model_copy(update={"rules": {"size": "+2%"}}).model_dump_json())
+    Path("recipe.toml").write_text("[model]\nweights = 3\n")
+    for name, image in {"flat/a.png": "image", "dogs/poodle/a.png": "image", "broken/cat/a.png": "text"}.items():
+        Path(name).parent.mkdir(parents=True)
+        if image == "image":
+            Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(name)
+        else:
+            Path(name).write_text("this is text")
+    return tmp_path
+
+
+# Help
+
+
+def test_help_imports_no_runtime() -> None:
+    script = (
+        "import sys; from edgeres.cli import main\n"
+        f"codes = {{main(['--help'])}} | {{main([name, '--help']) for name in {list(COMMANDS)!r}}}\n"
+        "loaded = {module.partition('.')[0] for module in sys.modules}\n"
+        f"assert codes == {{0}}, codes\nprint('LOADED', *sorted(loaded & {RUNTIMES!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "LOADED"
+
+
+def test_the_commands_are_those_of_the_readme() -> None:
+    wanted = "export calibrate quantize build bench eval run report check targets"
+    assert set(COMMANDS) >= set(wanted.split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_has_help(name: str) -> None:
+    command = COMMANDS[name]
+    assert command.help
+    assert command.help.strip().endswith(".")
+    silent = [parameter.name for parameter in command.params if not getattr(parameter, "help", None)]
+    assert silent == []
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], *([name, "-h"] for name in COMMANDS)])
+def test_help_is_a_result(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 0
+    shown = capsys.readouterr()
+    assert "Usage: edgeres" in shown.out
+    assert shown.err == ""
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"edgeres {store.versions('edgeres')['edgeres']}\n"
+
+
+def test_the_module_and_the_script_are_the_command_line() -> None:
+    done = subprocess.run([sys.executable, "-m", "edgeres", "quantise"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "quantise" in done.stderr
+
+
+# Exit codes
+
+
+@pytest.mark.parametrize("arguments", [["quantise"], ["export", "--opset", "12"], ["build", "m.onnx"], ["--verbose"]])
+def test_a_command_line_that_cannot_be_parsed_is_a_usage_error(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "Usage: edgeres" in shown.err
+    assert "Traceback" not in shown.err
+
+
+def test_a_command_line_without_a_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "Usage: edgeres" in "".join(capsys.readouterr())
+
+
+EXPORT = "export -w weights.pth -o out.onnx --arch cifar_resnet20"
+EVAL = "eval model.onnx -t onnxruntime:cpu"
+USAGE = {
+    "export": "needs --weights and --out",
+    "export -w absent.pth -o out.onnx": "no checkpoint at absent.pth",
+    "export -w weights.pth -o out.onnx --arch resnet19": "there are resnet18",
+    f"{EXPORT} --interpolation cubic": "no interpolation 'cubic'",
+    f"{EXPORT} --mean 1,2": "mean and std take three numbers",
+    f"{EXPORT} --std 1,2,zero": "'1,2,zero' is not three numbers",
+    f"{EXPORT} --size 64 --resize 32": "crop 64 must lie between 1 and resize 32",
+    f"{EXPORT} --classes two.txt": "2 class names were given, weights.pth has 10 classes",
+    f"{EXPORT} --classes absent.txt": "absent.txt cannot be read",
+    f"{EXPORT} --data absent": "no images at absent",
+    "export -w weights.pth -o empty --arch cifar_resnet20": "empty is a folder",
+    "calibrate absent.onnx -d flat -o out.stats": "absent.onnx cannot be read",
+    "calibrate model.onnx -d absent -o out.stats": "no images at absent",
+    "quantize model.onnx -o out.onnx": "give --data",
+    "quantize model.onnx -o out.onnx --data flat --stats s": "not both",
+    "quantize model.onnx -o out.onnx --data flat --scheme best": "best",
+    "quantize model.onnx -o out.onnx --data flat --method best": "no range method 'best'",
+    "build model.onnx -t openvino -o out.xml": "'openvino' is not written backend:device",
+    "build model.onnx -t tflite:cpu -o out.tflite": "no backend 'tflite'",
+    "build model.onnx -t onnxruntime:toaster -o out.onnx": "no 'toaster'",
+    "build model.onnx -t onnxruntime:cpu -o out.engine": "name it out.onnx",
+    "eval absent.onnx -t onnxruntime:cpu -d flat": "absent.onnx cannot be read",
+    f"{EVAL} -d absent": "no images at absent",
+    "run absent.toml": "absent.toml cannot be read",
+    "report absent": "absent holds no report.json",
+    "report report.json -o report.pdf": "cannot be written as '.pdf'",
+    "check report.json -b absent.json": "absent.json",
+}
+FAILED = {
+    "export -w text.pth -o out.onnx": "text.pth is",
+    "export -w weights.pth -o out.onnx --arch resnet18": "does not fit resnet18",
+    "calibrate text.onnx -d flat -o out.stats": "text.onnx is not an ONNX model",
+    "calibrate model.onnx -d empty -o out.stats": "empty holds no images",
+    "calibrate model.onnx -d broken -o out.stats": "broken/cat/a.png cannot be decoded",
+    "quantize text.onnx -o out.onnx --data flat": "text.onnx is not an ONNX model",
+    "build text.onnx -t onnxruntime:cpu -o out.onnx": "text.onnx is not an ONNX model",
+    f"{EVAL} -d flat": "a.png has no label",
+    f"{EVAL} -d dogs": "labels such as 'poodle', the model has 10 classes, the first is 'airplane'",
+    f"{EVAL} -d broken": "broken/cat/a.png cannot be decoded",
+    "run recipe.toml": "recipe.toml: model.weights",
+    "report recipe.toml": "recipe.toml is not JSON",
+    "check report.json -b text.pth": "text.pth is not JSON",
+}
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize(
+    ("line", "said", "code"),
+    [*((*one, 2) for one in USAGE.items()), *((*one, 3) for one in FAILED.items())],
+    ids=[*USAGE, *FAILED],
+)
+def test_what_goes_wrong_is_one_sentence(line: str, said: str, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(line.split()) == code
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert said in shown.err
+    assert shown.err.startswith("edgeres: ")
+    assert shown.err.count("\n") == 1
+    assert shown.err.endswith(".\n")
+    assert "Traceback" not in shown.err
+    assert not any(Path().glob("out.*"))
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [
+        (UsageError("said"), 2),
+        (EdgeresError("said"), 3),
+        (InputError("said"), 3),
+        (MissingRuntime("said"), 3),
+        (ParityError("said"), 3),
+        (SchemeError("said"), 3),
+        (BuildError("said"), 3),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_every_error_has_its_exit_code(
+    raised: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("edgeres.export.architectures", raising(raised))
+    assert main(["export", "--list"]) == code
+    shown = capsys.readouterr()
+    assert shown.err == ("edgeres: interrupted; run again to go on.\n" if code == 130 else "edgeres: said\n")
+    assert shown.out == ""
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
+
+
+def test_an_error_that_nobody_thought_of_is_a_bug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("edgeres.export.architectures", raising(ZeroDivisionError("nobody thought of it")))
+    assert main(["export", "--list"]) == 70
+    shown = capsys.readouterr().err.splitlines()
+    assert shown[0] == "Traceback (most recent call last):"
+    assert shown[-2] == "ZeroDivisionError: nobody thought of it"
+    assert shown[-1] == "edgeres: this is a bug in edgeres; please report it with the lines above."
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize(
+    ("outcome", "code"), [(gate.Outcome.PASSED, 0), (gate.Outcome.REGRESSED, 1), (gate.Outcome.INCONCLUSIVE, 4)]
+)
+def test_a_check_tells_its_outcome_by_its_exit_code(
+    outcome: gate.Outcome, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gate, "overall", lambda verdicts: outcome)
+    assert main(["check", "report.json", "-b", "report.json"]) == code
+    shown = capsys.readouterr()
+    assert shown.out.splitlines()[-1] == outcome.value
+    assert main(["check", "report.json", "-b", "report.json", "--json"]) == code
+    assert json.loads(capsys.readouterr().out)["outcome"] == outcome.value
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize("failed", [True, False])
+def test_a_run_with_a_failed_cell_fails(
+    failed: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = solar()
+    cells = [cell.model_copy(update={"status": "failed"} if failed else {}) for cell in whole.cells]
+    from edgeres import pipeline
+
+    monkeypatch.setattr(pipeline, "run", lambda *_: whole.model_copy(update={"cells": cells}))
+    assert main(["run", "recipe.toml", "--json"]) == (3 if failed else 0)
+    assert json.loads(capsys.readouterr().out)["name"] == whole.name
+
+
+# Results
+
+
+def test_the_architectures_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    from edgeres.models.resnet import ARCHITECTURES
+
+    assert main(["export", "--list"]) == 0
+    assert capsys.readouterr().out.split() == list(ARCHITECTURES)
+
+
+CIFAR = "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225"
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize("ending", ["\n", "", "\r\n", "\n\n"])
+def test_an_export_that_is_there_is_unchanged(ending: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from edgeres import onnx_io
+
+    classes = onnx_io.info(Path("model.onnx")).classes
+    Path("classes.txt").write_bytes("\n".join(classes).encode() + ending.encode())
+    line = f"export -w weights.pth -o model.onnx --arch cifar_resnet20 --classes classes.txt {CIFAR}"
+    assert main(line.split()) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "model.onnx: cifar_resnet20, 10 classes, opset 19 (unchanged)"
+    assert second.startswith("parity with torch on 4 images: largest difference ")
+    assert second.endswith("top-1 agreement 100%")
+    assert main([*line.split(), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["out"], found["arch"], found["classes"]) == ("model.onnx", "cifar_resnet20", list(classes))
+    assert found["parity"]["images"] == 4
+
+
+@pytest.mark.usefixtures("place")
+def test_calibrate_quantize_build_and_eval_work_on_each_others_files(
+    image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(line: str) -> Any:
+        assert main(line.split()) == 0
+        return capsys.readouterr().out
+
+    data = f"--data {image_folder}"
+    assert said(f"calibrate model.onnx {data} -o model.stats") == "model.stats: statistics of 20 images\n"
+    assert said(f"calibrate model.onnx {data} -o model.stats").endswith("of 20 images (unchanged)\n")
+    quantize = "quantize model.onnx --stats model.stats --scheme onnxruntime -o int8.onnx"
+    assert said(quantize).startswith("int8.onnx: scheme onnxruntime, method mse, ")
+    found = json.loads(said(f"{quantize} --json"))
+    assert (found["out"], found["size"]) == ("int8.onnx", Path("int8.onnx").stat().st_size)
+    assert found["size"] < Path("model.onnx").stat().st_size / 2
+    built = json.loads(said("build int8.onnx -t onnxruntime:cpu -o engine.onnx --json"))
+    assert built["digest"] == store.digest(Path("engine.onnx"))
+    shown = said(f"eval engine.onnx -t onnxruntime:cpu {data} --reference model.onnx")
+    assert "20 images: top-1 " in shown
+    assert "agreement " in shown
+    found = json.loads(said(f"eval engine.onnx -t onnxruntime:cpu {data} --samples 7 --json"))
+    assert found["images"] == 7
+    assert 0 <= found["top1"] <= 1
+
+
+@pytest.mark.usefixtures("place")
+def test_a_draw_larger_than_the_set_is_said(image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(f"calibrate model.onnx -d {image_folder} -o model.stats --samples 99".split()) == 0
+    assert f"{image_folder} holds 20 images; all of them are used.\n" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("place")
+def test_an_engine_that_was_tampered_with_is_not_loaded(image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Path("model.onnx").open("ab") as file:
+        file.write(b"\0")
+    assert main(f"{EVAL} -d {image_folder}".split()) == 3
+    assert capsys.readouterr().err.startswith("edgeres: model.onnx is ")
+
+
+@pytest.mark.usefixtures("place")
+def test_reports_are_written_by_their_suffix(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", ".", "-o", "out/report.md", "-o", "out/report.json", "-o", "out/report.html"]) == 0
+    assert capsys.readouterr().out.split() == ["out/report.md", "out/report.json", "out/report.html"]
+    assert json.loads(Path("out/report.json").read_text())["name"] == solar().name
+    assert main(["report", "."]) == 0
+    assert "openvino:cpu" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_targets_are_listed_with_what_is_missing(as_json: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["targets", "--json"] if as_json else ["targets"]) == 0
+    shown = capsys.readouterr().out
+    assert {"onnxruntime:cpu", "openvino:cpu", "tensorrt-rtx:sm86"} <= set(shown.replace('"', " ").split())
+    if as_json:
+        rows = {row["target"]: row for row in json.loads(shown)}
+        assert rows["onnxruntime:cpu"]["builds"] is rows["onnxruntime:cpu"]["runs"] is True
+        assert all(row["note"] for row in rows.values())
+        installed = importlib.util.find_spec("openvino") is not None
+        assert rows["openvino:cpu"]["runs"] is installed

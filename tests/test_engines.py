@@ -1,0 +1,104 @@
+"""Engines as files: what stands beside them, when they are made again, and which are refused."""
+
+from pathlib import Path
+
+import pytest
+
+from edgeres import engines, onnx_io, store
+from edgeres.errors import InputError, UsageError
+from edgeres.types import Target
+
+CPU = Target("onnxruntime", "cpu")
+OPENVINO = Target("openvino", "cpu")
+
+
+@pytest.fixture
+def blob(exported: Path, tmp_path: Path) -> Path:
+    """An engine that is not an ONNX file."""
+    pytest.importorskip("openvino", reason="the extra `openvino` is not installed")
+    return engines.build(exported, OPENVINO, tmp_path / "x.blob").path
+
+
+def test_the_sidecar_says_what_the_engine_was_made_from(exported: Path, tmp_path: Path) -> None:
+    made = engines.build(exported, CPU, tmp_path / "x.onnx")
+    sidecar = store.read_sidecar(made.path)
+    assert sidecar is not None
+    assert sidecar.key == made.sidecar.key
+    assert sidecar.kind == "engine"
+    assert sidecar.inputs == {"model": store.digest(exported)}
+    assert sidecar.parameters["target"] == "onnxruntime:cpu"
+    assert set(sidecar.versions) == {"edgeres", "onnxruntime"}
+    assert sidecar.digest == store.digest(made.path)
+
+
+def test_an_engine_carries_the_description_of_its_model(exported: Path, blob: Path) -> None:
+    assert onnx_io.info(blob) == onnx_io.info(exported)
+
+
+def test_an_engine_is_built_once_and_again_for_another_model(
+    exported: Path, networks: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "x.onnx"
+    assert engines.build(exported, CPU, out).made
+    assert not engines.build(exported, CPU, out).made
+    assert engines.build(networks["basic"], CPU, out).made
+    assert onnx_io.info(out).outputs == 7
+
+
+def test_an_engine_that_was_tampered_with_is_built_again(exported: Path, tmp_path: Path) -> None:
+    out = engines.build(exported, CPU, tmp_path / "x.onnx").path
+    content = out.read_bytes()
+    out.write_bytes(content[:-1] + b"x")
+    assert engines.build(exported, CPU, out).made
+    assert out.read_bytes() == content
+
+
+def test_a_file_name_that_does_not_fit_is_refused_with_one_that_does(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"an engine of openvino:cpu is a \.blob file; name it .*x\.blob"):
+        engines.build(exported, OPENVINO, tmp_path / "x.engine")
+
+
+@pytest.mark.parametrize("name", ["x.onnx", "x.blob"])
+def test_a_file_that_is_not_there_is_a_usage_error(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"{name} cannot be read .*check the path"):
+        engines.load(tmp_path / name, CPU if name == "x.onnx" else OPENVINO)
+
+
+def test_an_engine_without_its_sidecar_is_refused(blob: Path) -> None:
+    store.sidecar_path(blob).unlink()
+    with pytest.raises(InputError, match=r"x\.blob has no sidecar x\.blob\.json; build the engine here again"):
+        engines.load(blob, OPENVINO)
+
+
+def test_an_engine_of_another_target_is_refused(blob: Path) -> None:
+    with pytest.raises(UsageError, match=r"was built for openvino:cpu, not for openvino:npu; change --target or build"):
+        engines.load(blob, Target("openvino", "npu"))
+
+
+def test_one_changed_bit_is_refused(blob: Path) -> None:
+    content = bytearray(blob.read_bytes())
+    content[len(content) // 2] ^= 1
+    blob.write_bytes(content)
+    with pytest.raises(InputError, match=r"x\.blob is not the file that its sidecar describes"):
+        engines.load(blob, OPENVINO)
+
+
+def test_an_onnx_engine_that_was_changed_is_refused_too(
+    exported: Path, networks: dict[str, Path], tmp_path: Path
+) -> None:
+    out = engines.build(exported, CPU, tmp_path / "x.onnx").path
+    out.write_bytes(networks["basic"].read_bytes())
+    with pytest.raises(InputError, match=r"x\.onnx is not the file that its sidecar describes"):
+        engines.load(out, CPU)
+
+
+def test_an_onnx_file_needs_no_sidecar_and_fits_any_target(exported: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="the extra `openvino` is not installed")
+    (tmp_path / "x.onnx").write_bytes(exported.read_bytes())
+    for target in (CPU, OPENVINO):
+        assert engines.load(tmp_path / "x.onnx", target).input_shape == (None, 3, 32, 32)
+
+
+def test_the_packages_of_a_target_decide_what_it_computes() -> None:
+    assert engines.packages(CPU) == ("onnxruntime",)
+    assert engines.packages(Target("tensorrt-rtx", "sm86")) == ("tensorrt-rtx",)

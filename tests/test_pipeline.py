@@ -1,0 +1,363 @@
+"""Recipes run whole, again, changed, damaged and killed; latencies are real but short."""
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeres import engines, evaluate, pipeline, store
+from edgeres import measure as measuring
+from edgeres.errors import EdgeresError, InputError, UsageError
+from edgeres.measure import Subject
+from edgeres.progress import Silent
+from edgeres.schema import Report
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+ONNX_RUNTIME = '{target = "onnxruntime:cpu", precisions = ["fp32", "fp16", "int8"]}'
+BOTH = f'[{ONNX_RUNTIME}, "openvino:cpu"]'
+
+Recipe = Callable[..., Path]
+
+
+def here(subject: Subject) -> dict[str, Any]:
+    """What a measuring process answers, without the process."""
+    engine = engines.load(subject.path, subject.target, subject.threads)
+    images = measuring._images(engine.input_shape, subject.batch)
+    samples, warmup, steady = measuring.sample(lambda: engine.run(images))
+    return {"samples": samples, "warmup": warmup, "steady": steady, "properties": dict(engine.properties)}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten(monkeypatch.setattr)
+
+
+def shorten(replace: Callable[[Any, str, Any], None]) -> None:
+    for name, value in {"SAMPLES": 5, "SECONDS": 0.0, "WARM_LONGEST": 0.05, "_in_a_process": here}.items():
+        replace(measuring, name, value)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _openvino() -> None:
+    pytest.importorskip("openvino", reason="the extra `openvino` is not installed")
+
+
+@pytest.fixture(scope="module")
+def recipe(checkpoint: Path, image_folder: Path) -> Recipe:
+    """Writes a recipe for the small network."""
+
+    def write(
+        path: Path, targets: str = BOTH, method: str = "minmax", evaluation: Path = image_folder, more: str = ""
+    ) -> Path:
+        path.write_text(
+            f"""
+            targets = {targets}
+            [model]
+            weights = {str(checkpoint)!r}
+            classes = {list(CLASSES)}
+            [data]
+            calibration = {str(image_folder)!r}
+            evaluation = {str(evaluation)!r}
+            samples = 12
+            [quantization]
+            method = "{method}"
+            [bench]
+            rounds = 1
+            {more}
+            """,
+            encoding="utf-8",
+        )
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def finished(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
+    """A folder in which the recipe was run once, and its report."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        shorten(patch.setattr)
+        return folder / "run", pipeline.run(recipe(folder / "small.toml"), folder / "run")
+
+
+@pytest.fixture
+def folder(finished: tuple[Path, Report], tmp_path: Path) -> Path:
+    """A copy of the finished folder."""
+    return Path(shutil.copytree(finished[0], tmp_path / "run"))
+
+
+def files(folder: Path) -> dict[str, tuple[int, int]]:
+    """What a file is replaced by is another inode, written at another time."""
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name != pipeline.REPORT)
+    return {path.relative_to(folder).as_posix(): (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
+
+
+def remade(folder: Path, run: Callable[[], object]) -> set[str]:
+    """The artifacts, without their sidecars, that a run wrote."""
+    before = files(folder)
+    run()
+    after = files(folder)
+    assert set(before) <= set(after)
+    written = {name for name, state in after.items() if before.get(name) != state}
+    artifacts = {name for name in written if name.removesuffix(".json") not in written or not name.endswith(".json")}
+    assert all(f"{name}.json" in written for name in artifacts), "each with its sidecar"
+    return artifacts
+
+
+def lasting(report: Report) -> dict[str, Any]:
+    """What two runs of one recipe share: all but times, and the names of nodes in the blobs of OpenVINO."""
+    content = report.model_dump(mode="json")
+    del content["created"]
+    for cell in content["cells"]:
+        if cell["target"] == "openvino:cpu":
+            del cell["digest"], cell["size"]
+        if cell["latency"]:
+            cell["latency"] = cell["latency"]["batch"]
+    return content
+
+
+def test_the_report_holds_a_measured_cell_for_each_target_and_precision(finished: tuple[Path, Report]) -> None:
+    folder, report = finished
+    assert [(cell.target, str(cell.precision), cell.scheme, cell.status) for cell in report.cells] == [
+        ("onnxruntime:cpu", "fp32", None, "measured"),
+        ("onnxruntime:cpu", "fp16", "fp16", "measured"),
+        ("onnxruntime:cpu", "int8", "onnxruntime", "measured"),
+        ("openvino:cpu", "fp32", None, "measured"),
+        ("openvino:cpu", "int8", "openvino", "measured"),
+    ]
+    for cell in report.cells:
+        assert cell.message == ""
+        assert cell.engine is not None
+        assert store.digest(folder / cell.engine) == cell.digest
+        assert (folder / cell.engine).stat().st_size == cell.size
+        assert cell.latency is not None
+        assert len(cell.latency.samples) >= 5
+        assert cell.properties["runtime"] == cell.target.split(":")[0]
+
+
+def test_the_report_says_what_it_was_made_from(finished: tuple[Path, Report], recipe: Recipe) -> None:
+    folder, report = finished
+    assert report.name == "small"
+    assert (report.model.arch, report.model.classes) == ("cifar_resnet20", 10)
+    assert report.model.digest == store.digest(folder / "model.onnx")
+    assert report.model.parity["relative"] < 1e-4
+    assert report.calibration["images"] == 12
+    assert report.calibration["method"] == "minmax"
+    assert report.machine.cores >= 1
+
+
+def test_accuracies_are_those_of_the_stored_predictions(finished: tuple[Path, Report]) -> None:
+    folder, report = finished
+    reference = evaluate.predictions(folder / "predictions/onnxruntime-cpu.fp32.onnx.npz")
+    for cell in report.cells:
+        assert cell.engine is not None
+        found = evaluate.predictions(folder / f"predictions/{Path(cell.engine).name}.npz")
+        exact = str(cell.precision) == "fp32"
+        assert cell.accuracy == evaluate.accuracy(found, None if exact else reference)
+        assert cell.accuracy is not None
+        assert cell.accuracy.images == 20
+        assert exact or (cell.accuracy.agreement or 0) >= 0.8
+
+
+def test_the_written_report_is_the_returned_one(finished: tuple[Path, Report]) -> None:
+    folder, report = finished
+    assert Report.model_validate_json((folder / pipeline.REPORT).read_bytes()) == report
+
+
+def test_a_second_run_makes_nothing_again(folder: Path, finished: tuple[Path, Report], recipe: Recipe) -> None:
+    reports: list[Report] = []
+    path = recipe(folder.parent / "small.toml")
+    assert remade(folder, lambda: reports.append(pipeline.run(path, folder))) == set()
+    assert lasting(reports[0]) == lasting(finished[1])
+    assert [cell.latency for cell in reports[0].cells] == [cell.latency for cell in finished[1].cells]
+
+
+def test_another_method_makes_only_what_is_int8_again(folder: Path, recipe: Recipe) -> None:
+    path = recipe(folder.parent / "small.toml", method="entropy")
+    assert remade(folder, lambda: pipeline.run(path, folder)) == {
+        "model.onnxruntime.onnx",
+        "model.openvino.onnx",
+        "engines/onnxruntime-cpu.int8.onnx",
+        "engines/openvino-cpu.int8.blob",
+        "predictions/onnxruntime-cpu.int8.onnx.npz",
+        "predictions/openvino-cpu.int8.blob.npz",
+        # Only figures of one call compare: one new engine, and all of its target are measured.
+        "latency/onnxruntime-cpu.json",
+        "latency/openvino-cpu.json",
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["engines/onnxruntime-cpu.int8.onnx", "predictions/openvino-cpu.fp32.blob.npz", "model.stats"]
+)
+def test_what_was_deleted_is_made_again_and_nothing_that_is_equal(name: str, folder: Path, recipe: Recipe) -> None:
+    (folder / name).unlink()
+    path = recipe(folder.parent / "small.toml")
+    before = files(folder)
+    pipeline.run(path, folder)
+    after = files(folder)
+    assert {one for one, state in after.items() if before.get(one) != state} == {name, f"{name}.json"}
+
+
+def test_a_damaged_engine_is_made_again(folder: Path, finished: tuple[Path, Report], recipe: Recipe) -> None:
+    engine = folder / "engines/onnxruntime-cpu.int8.onnx"
+    content = engine.read_bytes()
+    engine.write_bytes(content[:-100])
+    assert lasting(pipeline.run(recipe(folder.parent / "small.toml"), folder)) == lasting(finished[1])
+    assert engine.read_bytes() == content
+
+
+def test_other_evaluation_images_leave_models_and_engines_alone(
+    folder: Path, recipe: Recipe, image_folder: Path, tmp_path: Path
+) -> None:
+    fewer = Path(shutil.copytree(image_folder, tmp_path / "fewer"))
+    shutil.rmtree(fewer / "bird")
+    path = recipe(folder.parent / "small.toml", evaluation=fewer)
+    written = remade(folder, lambda: pipeline.run(path, folder))
+    assert len(written) == 5
+    assert all(name.startswith("predictions/") for name in written)
+
+
+def test_a_target_that_is_missing_does_not_stop_the_others(folder: Path, recipe: Recipe) -> None:
+    pytest.importorskip("openvino", reason="the extra `openvino` is not installed")
+    targets = '["openvino:npu", "onnxruntime:qnn", "onnxruntime:cpu"]'
+    report = pipeline.run(recipe(folder.parent / "small.toml", targets=targets), folder)
+    states = {(cell.target, str(cell.precision)): cell for cell in report.cells}
+    for precision in ("fp32", "int8"):
+        absent = states["openvino:npu", precision]
+        assert (absent.status, absent.engine, absent.latency, absent.accuracy) == ("failed", None, None, None)
+        assert "openvino finds no NPU here; install its driver" in absent.message
+        built = states["onnxruntime:qnn", precision]
+        assert (built.status, built.latency, built.accuracy) == ("built", None, None)
+        assert "which is not here; install onnxruntime-qnn" in built.message
+        assert built.engine is not None
+        assert store.digest(folder / built.engine) == built.digest
+        assert states["onnxruntime:cpu", precision].status == "measured"
+
+
+def test_a_measurement_that_fails_is_told_in_the_cells_of_its_target(
+    folder: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(subject: Subject) -> dict[str, Any]:
+        if subject.target.backend == "openvino":
+            raise EdgeresError("measuring it died with status -9: Illegal instruction")
+        return here(subject)
+
+    monkeypatch.setattr(measuring, "_in_a_process", broken)
+    shutil.rmtree(folder / "latency")
+    report = pipeline.run(recipe(folder.parent / "small.toml"), folder)
+    for cell in report.cells:
+        failed = cell.target == "openvino:cpu"
+        assert (cell.status, cell.message) == (
+            ("failed", "measuring it died with status -9: Illegal instruction") if failed else ("measured", "")
+        )
+        assert cell.accuracy is not None
+        assert (cell.latency is None) == failed
+
+
+def test_target_names_are_read_in_any_case(folder: Path, recipe: Recipe) -> None:
+    targets = '[{target = " OpenVINO:CPU", precisions = ["fp32", "fp32"]}]'
+    report = pipeline.run(recipe(folder.parent / "small.toml", targets=targets), folder)
+    assert [(cell.target, cell.status) for cell in report.cells] == [("openvino:cpu", "measured")]
+
+
+def test_a_wrong_evaluation_set_is_an_error_not_a_cell(
+    folder: Path, recipe: Recipe, image_folder: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(image_folder, tmp_path / "other"))
+    (other / "bird").rename(other / "bicycle")
+    with pytest.raises(InputError, match="5 labels such as 'airplane', the model has 10 classes"):
+        pipeline.run(recipe(folder.parent / "small.toml", evaluation=other), folder)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"targets": '["tflite:cpu"]'}, "there is no backend 'tflite'"),
+        ({"targets": '[{target = "openvino:cpu", scheme = "int4"}]'}, "there is no scheme 'int4'"),
+        ({"method": "median"}, "there is no range method 'median'"),
+    ],
+)
+def test_a_recipe_that_cannot_be_followed_is_refused_before_any_work(
+    wrong: dict[str, str], sentence: str, recipe: Recipe, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        pipeline.run(recipe(tmp_path / "small.toml", **wrong), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_each_step_is_told_with_what_became_of_it(folder: Path, recipe: Recipe) -> None:
+    class Listener(Silent):
+        def __init__(self) -> None:
+            self.said: list[str] = []
+
+        def say(self, text: str) -> None:
+            self.said.append(text)
+
+    listener = Listener()
+    (folder / "model.openvino.onnx").unlink()
+    pipeline.run(recipe(folder.parent / "small.toml"), folder, listener)
+    told = dict(line.split(": ", 1) for line in listener.said)
+    assert told["model.onnx"].startswith("unchanged, parity with torch: ")
+    assert told["model.stats"] == "unchanged, 12 images"
+    assert told["model.openvino.onnx"] == "made"
+    assert told["engines/openvino-cpu.int8.blob"].startswith("unchanged, ")
+
+
+def test_the_folder_is_named_by_the_recipe_where_none_is_given(
+    folder: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    (folder.parent / "build").mkdir()
+    folder.rename(folder.parent / "build" / "small")
+    assert remade(Path("build/small"), lambda: pipeline.run(recipe(Path("small.toml")))) == set()
+
+
+KILLED_AT = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[4])
+import test_pipeline
+from edgeres import pipeline
+test_pipeline.shorten(setattr)
+left, replace = int(sys.argv[3]), Path.replace
+def counting(self, target):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return replace(self, target)
+Path.replace = counting
+pipeline.run(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+"""Runs a recipe and kills itself before the n-th file is moved to its place."""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL")
+def test_a_run_that_was_killed_again_and_again_ends_with_the_same_report(
+    finished: tuple[Path, Report], recipe: Recipe, tmp_path: Path
+) -> None:
+    path, folder = recipe(tmp_path / "small.toml"), tmp_path / "run"
+    folder.mkdir()
+    for name in ("model.onnx", "model.onnx.json"):  # the export is the slowest step, and no different from the others
+        shutil.copy2(finished[0] / name, folder)
+    moments = random.Random(0)
+    for kill in range(3):
+        # An artifact and its sidecar are two moves: an odd count dies before an artifact, an even one between the two.
+        count = 2 * moments.randint(1, 3) + kill % 2
+        command = [sys.executable, "-c", KILLED_AT, path, folder, str(count), Path(__file__).parent]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert not (folder / pipeline.REPORT).exists()
+    report = pipeline.run(path, folder)
+    assert lasting(report) == lasting(finished[1])
+    for name in files(finished[0]):
+        if name.endswith((".onnx", ".stats", ".npz")):
+            assert (folder / name).read_bytes() == (finished[0] / name).read_bytes(), name
