@@ -65,7 +65,8 @@ class ImageSet:
                 return _rgb(image)
         except Exception as error:  # each of PIL's readers has its own
             path = self.root / self.names[index]
-            raise InputError(f"image {path} cannot be decoded ({error}); mend or remove it.") from None
+            reason = "of no known format" if isinstance(error, PIL.UnidentifiedImageError) else error
+            raise InputError(f"image {path} cannot be decoded ({reason}); mend or remove it.") from None
 
     @cached_property
     def digest(self) -> str:

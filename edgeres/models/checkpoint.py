@@ -68,8 +68,10 @@ def read(path: Path) -> Checkpoint:
                 "save `model.state_dict()` alone, or .safetensors."
             ) from None
         except Exception as error:  # a damaged file fails anywhere in torch's reader
-            reason = (str(error).splitlines() or ["it ends early"])[0]
-            raise InputError(f"{path} is not a checkpoint of torch ({reason}).") from None
+            reason = (
+                "it ends early" if isinstance(error, EOFError) else f"{type(error).__name__}: {error}".splitlines()[0]
+            )
+            raise InputError(f"{path} is not a checkpoint of torch ({reason}); give .pth or .safetensors.") from None
     state = _flat(content)
     if not state:
         raise InputError(f"{path} holds no state dict; save `model.state_dict()`.")
