@@ -16,7 +16,7 @@ import typer
 
 from edgeres.errors import EdgeresError, UsageError
 
-OK, REGRESSED, USAGE, FAILED, INCONCLUSIVE, BUG, INTERRUPTED = 0, 1, 2, 3, 4, 70, 130
+OK, REGRESSED, USAGE, FAILED, INCONCLUSIVE, BUG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 3, 4, 70, 130, 141
 
 app = typer.Typer(
     help="A trained ResNet goes in; a verified INT8 engine for every device comes out, with a receipt.",
@@ -348,6 +348,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(str(error), FAILED)
     except KeyboardInterrupt:
         return _failed("interrupted; run again to go on.", INTERRUPTED)
+    except SystemExit:  # Click's answer to a reader that went away is 1, which says that something regressed
+        return BROKEN_PIPE
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # Click's own, wherever Typer keeps it
             error.show()

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres import engines
+from edgeres import engines, errors
 from edgeres.errors import EdgeresError
 from edgeres.schema import Latency
 from edgeres.types import Target
@@ -60,7 +60,7 @@ def measure(
 ) -> list[Measured]:
     """Measure engines in turn, `rounds` fresh processes each; `progress` is told of each round that is done.
 
-    Raises what loading the engine raises, as EdgeresError with its sentence, and EdgeresError where the process dies.
+    Raises what loading the engine raises, and EdgeresError where the process dies.
     """
     outcomes: list[list[dict[str, Any]]] = [[] for _ in subjects]
     for _ in range(rounds):
@@ -82,7 +82,7 @@ def _in_a_process(subject: Subject) -> dict[str, Any]:
             f"measuring {subject.path} on {subject.target} died with status {done.returncode}: {last}"
         ) from None
     if "error" in answer:
-        raise EdgeresError(answer["error"])
+        raise getattr(errors, answer["error"])(answer["message"])
     return answer
 
 
@@ -152,7 +152,7 @@ def main(path: str, target: str, batch: str, threads: str) -> None:
         samples, warmup, steady = sample(lambda: engine.run(images))
         answer = {"samples": samples, "warmup": warmup, "steady": steady, "properties": dict(engine.properties)}
     except EdgeresError as error:
-        answer = {"error": str(error)}
+        answer = {"error": type(error).__name__, "message": str(error)}
     sys.stdout.write(json.dumps(answer) + "\n")
 
 

@@ -347,3 +347,11 @@ def test_targets_are_listed_with_what_is_missing(as_json: bool, capsys: pytest.C
         assert all(row["note"] for row in rows.values())
         installed = importlib.util.find_spec("openvino") is not None
         assert rows["openvino:cpu"]["runs"] is installed
+
+
+def test_a_reader_that_goes_away_is_not_taken_for_a_regression() -> None:
+    command = [sys.executable, "-m", "edgeres", "targets", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait() not in (cli.OK, cli.REGRESSED)

@@ -194,17 +194,24 @@ def test_another_process_writes_the_same_bytes(exported: Path, checkpoint: Path,
 
 
 def test_an_export_is_made_again_only_where_something_changed(checkpoint: Path, tmp_path: Path, quick: Any) -> None:
-    out, names = tmp_path / "model.onnx", [f"class {index}" for index in range(10)]
+    out = tmp_path / "model.onnx"
     assert export(checkpoint, out, ARCH).made
     assert not export(checkpoint, out, ARCH).made
     assert not export(checkpoint, out).made, "the same architecture, recognised"
-    assert export(checkpoint, out, ARCH, classes=names).made
-    assert export(checkpoint, out, ARCH, classes=names, opset=17).made
-    assert export(checkpoint, out, ARCH, classes=names, opset=17, preprocess={"interpolation": "bicubic"}).made
+    options: dict[str, Any] = {}
+    for change in (
+        {"classes": [f"class {index}" for index in range(10)]},
+        {"opset": 17},
+        {"batch": 2},
+        {"preprocess": {"interpolation": "bicubic"}},
+        {"images": open_images(step.SAMPLES).take([0, 1, 2])},
+    ):
+        options |= change
+        assert export(checkpoint, out, ARCH, **options).made, change
+        assert not export(checkpoint, out, ARCH, **options).made, change
     assert onnx_io.info(out).preprocess == Preprocess(32, 32, interpolation="bicubic")
-    assert export(checkpoint, out, ARCH, classes=names, opset=17, batch=2).made
     out.write_bytes(b"tampered")
-    assert export(checkpoint, out, ARCH, classes=names, opset=17, preprocess={"interpolation": "bicubic"}).made
+    assert export(checkpoint, out, ARCH, **options).made
 
 
 @pytest.mark.usefixtures("quick")
