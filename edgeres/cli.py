@@ -77,7 +77,7 @@ def export(
     from edgeres.data import open_images
 
     if listed:
-        typer.echo("\n".join(step.architectures()))
+        _show("\n".join(step.architectures()), {"architectures": step.architectures()}, as_json)
         return
     if weights is None or out is None:
         raise UsageError("export needs --weights and --out; see `edgeres export --help`.")
@@ -135,8 +135,9 @@ def quantize(
         _calibrate(model, data, samples, stats)
     made = step(model, stats, out, scheme=scheme, method=method)
     counts, size = made.sidecar.results, out.stat().st_size
+    int8 = f", method {method}, {counts['layers']} layers and {counts['tensors']} tensors in INT8"
     text = (
-        f"{out}: scheme {scheme}, method {method}, {counts['layers']} layers and {counts['tensors']} tensors in INT8, "
+        f"{out}: scheme {scheme}{int8 if counts['layers'] else ''}, "
         f"{size / 1e6:.1f} MB ({model.stat().st_size / size:.1f}x smaller){_unchanged(made)}"
     )
     _show(text, {"out": str(out), "scheme": scheme, "method": method, "size": size, **counts}, as_json)
@@ -202,6 +203,10 @@ def evaluate(
         with _progress().step(f"evaluate {path.name}", len(chosen)) as advance:
             return step.predict(path, Target.parse(target), chosen, threads=threads, progress=advance)
 
+    if reference and _meaning(reference) != _meaning(engine):
+        raise UsageError(
+            f"{reference} has other classes or preprocessing than {engine}; give the FP32 file of the same."
+        )
     against = predict(reference) if reference else None
     found = step.accuracy(predict(engine), against)
     low, high = (100 * side for side in found.top1_interval)
@@ -315,6 +320,14 @@ def _progress() -> Any:
     return Terminal()
 
 
+def _meaning(path: Path) -> Any:
+    """What two files of one network share."""
+    from edgeres import onnx_io
+
+    info = onnx_io.info(path)
+    return info.outputs, info.classes, info.preprocess
+
+
 def _unchanged(made: Any) -> str:
     return "" if made.made else " (unchanged)"
 
@@ -331,7 +344,10 @@ def _lines(path: Path | None) -> list[str]:
         text = path.read_text(encoding="utf-8-sig") if path else ""
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read as text ({error}); check --classes.") from None
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    names = [line.strip() for line in text.splitlines() if line.strip()]
+    if path and not names:
+        raise UsageError(f"{path} holds no class names; give one name a line.")
+    return names
 
 
 def _show(text: str, values: dict[str, Any], as_json: bool) -> None:

@@ -11,6 +11,7 @@ from edgeres.types import Target
 
 def build(model: Path, target: Target, out: Path) -> Artifact:
     """Build the engine of an ONNX file for a target; MissingRuntime, BuildError, UsageError for an unknown device."""
+    store.distinct(out, model)
     backend = backends.find(target)
     if out.suffix != backend.suffix:
         raise UsageError(

@@ -79,6 +79,7 @@ def export(
         raise MissingRuntime(f"export needs {error.name}; `pip install 'edgeres[export]'`.") from None
     if not 13 <= opset <= 21:
         raise UsageError(f"opset {opset} is not supported; choose from 13 (per-channel Q/DQ begins there) to 21.")
+    store.distinct(out, weights)
     loaded = checkpoint.read(weights)
     name, model = checkpoint.load(arch, loaded)
     outputs = model.fc.out_features

@@ -39,7 +39,7 @@ SPREAD = 0.25
 
 @dataclass(frozen=True)
 class Subject:
-    """An engine file to be measured. `threads` None leaves the runtime's default."""
+    """An engine file to be measured. `threads` None leaves the runtime's default; a fixed batch is the engine's own."""
 
     path: Path
     target: Target
@@ -67,7 +67,7 @@ def measure(
         for subject, outcome in zip(subjects, outcomes, strict=True):
             outcome.append(_in_a_process(subject))
             progress(1)
-    return [_summary(subject.batch, outcome) for subject, outcome in zip(subjects, outcomes, strict=True)]
+    return [_summary(outcome) for outcome in outcomes]
 
 
 def _in_a_process(subject: Subject) -> dict[str, Any]:
@@ -86,8 +86,9 @@ def _in_a_process(subject: Subject) -> dict[str, Any]:
     return answer
 
 
-def _summary(batch: int, rounds: Sequence[dict[str, Any]]) -> Measured:
+def _summary(rounds: Sequence[dict[str, Any]]) -> Measured:
     """Pool the samples of all rounds, and say what makes them doubtful."""
+    batch = int(rounds[0]["batch"])
     pooled = np.concatenate([np.array(one["samples"]) for one in rounds])
     p25, p50, p75, p90, p99 = np.percentile(pooled, [25, 50, 75, 90, 99])
     medians = [float(np.median(one["samples"])) for one in rounds]
@@ -148,9 +149,13 @@ def main(path: str, target: str, batch: str, threads: str) -> None:
     """The measuring process: one engine, one line of JSON."""
     try:
         engine = engines.load(Path(path), Target.parse(target), int(threads) if threads else None)
+        fixed = engine.input_shape[0]
+        if fixed and int(batch) not in (1, fixed):
+            raise errors.UsageError(f"{path} has a fixed batch of {fixed}, not {batch}; leave --batch out.")
         images = _images(engine.input_shape, int(batch))
         samples, warmup, steady = sample(lambda: engine.run(images))
         answer = {"samples": samples, "warmup": warmup, "steady": steady, "properties": dict(engine.properties)}
+        answer["batch"] = len(images)
     except EdgeresError as error:
         answer = {"error": type(error).__name__, "message": str(error)}
     sys.stdout.write(json.dumps(answer) + "\n")

@@ -152,10 +152,17 @@ def verify(artifact: Path) -> Sidecar:
     actual = digest(artifact)
     found = read_sidecar(artifact)
     if found is None:
-        raise InputError(f"{artifact} has no sidecar {sidecar_path(artifact).name}; build the engine here again.")
+        name = sidecar_path(artifact).name
+        raise InputError(f"{artifact} has no sidecar {name}; copy that along with it, or build the engine here again.")
     if actual != found.digest:
         raise InputError(f"{artifact} is not the file that its sidecar describes; build the engine again.")
     return found
+
+
+def distinct(out: Path, source: Path) -> None:
+    """UsageError where a step would write over the file that it reads."""
+    if out.resolve() == source.resolve():
+        raise UsageError(f"{out} is the file that is read; give another name to write to.")
 
 
 def make(artifact: Path, sidecar: Sidecar, write: Callable[[Path], Mapping[str, Any] | None]) -> Artifact:

@@ -66,7 +66,7 @@ def test_a_file_that_is_not_there_is_a_usage_error(name: str, tmp_path: Path) ->
 
 def test_an_engine_without_its_sidecar_is_refused(blob: Path) -> None:
     store.sidecar_path(blob).unlink()
-    with pytest.raises(InputError, match=r"x\.blob has no sidecar x\.blob\.json; build the engine here again"):
+    with pytest.raises(InputError, match=r"x\.blob has no sidecar x\.blob\.json; copy that along"):
         engines.load(blob, OPENVINO)
 
 

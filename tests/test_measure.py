@@ -1,6 +1,7 @@
 """Latency: the arithmetic on scripted clocks and samples, the process that measures, and one real measurement."""
 
 import gc
+import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, repeat
@@ -114,7 +115,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[dict[str, Any]]],
 
         def answer(subject: Subject) -> dict[str, Any]:
             asked.append(subject)
-            return next(left)
+            return {"batch": subject.batch, **next(left)}
 
         monkeypatch.setattr(module, "_in_a_process", answer)
         return asked
@@ -201,3 +202,18 @@ def test_a_real_engine_gives_plausible_samples(exported: Path) -> None:
     assert latency.warmup >= 2 * module.WARM_WINDOW
     assert latency.batch == 2
     assert (found.properties["runtime"], found.properties["threads"]) == ("onnxruntime", "1")
+
+
+def test_a_fixed_batch_is_the_one_that_is_reported_and_no_other_can_be_asked_for(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from edgeres.export import export
+
+    for name, value in {"SAMPLES": 5, "SECONDS": 0.0, "WARM_LONGEST": 0.05}.items():
+        monkeypatch.setattr(module, name, value)
+    path = export(checkpoint, tmp_path / "four.onnx", batch=4).path
+    for batch, wanted in ((1, 4), (4, 4)):
+        module.main(str(path), "onnxruntime:cpu", str(batch), "1")
+        assert json.loads(capsys.readouterr().out)["batch"] == wanted
+    module.main(str(path), "onnxruntime:cpu", "5", "1")
+    assert json.loads(capsys.readouterr().out)["error"] == "UsageError"

@@ -30,7 +30,8 @@ def here(subject: Subject) -> dict[str, Any]:
     engine = engines.load(subject.path, subject.target, subject.threads)
     images = measuring._images(engine.input_shape, subject.batch)
     samples, warmup, steady = measuring.sample(lambda: engine.run(images))
-    return {"samples": samples, "warmup": warmup, "steady": steady, "properties": dict(engine.properties)}
+    answer = {"samples": samples, "warmup": warmup, "steady": steady, "properties": dict(engine.properties)}
+    return {**answer, "batch": len(images)}
 
 
 @pytest.fixture(autouse=True)

@@ -27,6 +27,7 @@ def calibrate(
     One pass, in memory that does not grow with the number of images. InputError where an image cannot be used or the
     network gives NaN on one.
     """
+    store.distinct(out, model)
     loaded = onnx_io.load(model)
     info = onnx_io.description(loaded, model)
     graph = Graph.of(loaded, model)

@@ -42,6 +42,7 @@ def quantize(
     UsageError for an unknown name, InputError where the statistics are of another model, SchemeError where the result
     breaks the scheme's rules.
     """
+    store.distinct(out, model)
     chosen = schemes.find(scheme)
     ranges.find(method)
     loaded = onnx_io.load(model)

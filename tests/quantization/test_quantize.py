@@ -404,3 +404,10 @@ def test_a_channel_with_tiny_weights_keeps_its_bias_in_int32(
     exact = Graph.of(model, made.path).weights["layer1.0.conv1.bias"]
     assert whole[0] * product[0] == pytest.approx(exact[0], rel=1e-3)
     assert sqnr(logits(made.path, images), logits(tmp_path / "fp32.onnx", images)) > LEAST
+
+
+def test_the_model_is_never_written_over(exported: Path, calibrated: Path) -> None:
+    before = exported.read_bytes()
+    with pytest.raises(UsageError, match="give another name"):
+        quantize(exported, calibrated, exported, scheme="openvino")
+    assert exported.read_bytes() == before
