@@ -37,7 +37,7 @@ DEVICES = {
 }
 INSTALL = {
     "tensorrt-rtx": "`pip install 'edgeres[tensorrt-rtx]'`",
-    "tensorrt": "`pip install --extra-index-url https://pypi.nvidia.com 'edgeres[tensorrt]'`",
+    "tensorrt": "`pip install 'edgeres[tensorrt]'` with NVIDIA's own package index",
 }
 BATCHES = (1, 1, 32)
 """Smallest, tuned-for and largest batch of a model whose batch is free."""
