@@ -121,26 +121,74 @@ def quantize(
     data: Annotated[Path | None, typer.Option("--data", "-d", help="Calibration images.")] = None,
     samples: Samples = None,
     stats: Annotated[Path | None, typer.Option(help="Statistics to use instead of images.")] = None,
-    scheme: Annotated[str, typer.Option(help="onnxruntime, openvino, tensorrt, portable; or fp16.")] = "portable",
-    method: Annotated[str, typer.Option(help="Range method: minmax, percentile, entropy or mse.")] = "mse",
+    scheme: Annotated[
+        str, typer.Option(help="onnxruntime (-avx2, -vnni, -arm), openvino, tensorrt, portable; or fp16.")
+    ] = "portable",
+    method: Annotated[
+        str, typer.Option(help="Range method: minmax, percentile, entropy, mse; or auto, the best of them here.")
+    ] = "mse",
+    level: Annotated[
+        str | None, typer.Option(help="fast, balanced or best. [default: balanced; fast where only --stats is given]")
+    ] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(min=0, help="Leave as few layers in float as keep the top-1 drop below, in points.")
+    ] = None,
+    validation: Annotated[Path | None, typer.Option(help="Labelled images on which --max-drop is held.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the INT8 Q/DQ file of a model for one runtime."""
+    from edgeres.data import open_images
     from edgeres.quantization.quantize import quantize as step
 
-    if data is not None and stats is not None:
-        raise UsageError("quantize takes calibration images or statistics; give --data or --stats, not both.")
-    if data is not None:
+    if (max_drop is None) != (validation is None):
+        raise UsageError("--max-drop and --validation, the labelled images to hold it on, go together; give both.")
+    level = level or ("balanced" if data else "fast")
+    images = open_images(data) if data else None
+    if images is not None and samples:
+        images = images.draw(samples)
+    if data is not None and stats is None:
         stats = model.with_suffix(".stats")
         _calibrate(model, data, samples, stats)
-    made = step(model, stats, out, scheme=scheme, method=method)
+    if max_drop is not None and validation is not None:
+        options = {"scheme": scheme, "method": method, "level": level, "images": images}
+        _quantize_within(model, stats, out, max_drop, validation, options, as_json)
+        return
+    with _progress().step(f"quantize, {level}", None) as advance:
+        made = step(model, stats, out, scheme=scheme, method=method, level=level, images=images, progress=advance)
     counts, size = made.sidecar.results, out.stat().st_size
-    int8 = f", method {method}, {counts['layers']} layers and {counts['tensors']} tensors in INT8"
+    method = counts.get("method", method)
+    int8 = f", level {level}, method {method}, {counts['layers']} layers and {counts['tensors']} tensors in INT8"
     text = (
         f"{out}: scheme {scheme}{int8 if counts['layers'] else ''}, "
         f"{size / 1e6:.1f} MB ({model.stat().st_size / size:.1f}x smaller){_unchanged(made)}"
     )
-    _show(text, {"out": str(out), "scheme": scheme, "method": method, "size": size, **counts}, as_json)
+    _show(text, {"out": str(out), "scheme": scheme, "level": level, "method": method, "size": size, **counts}, as_json)
+
+
+@app.command()
+def diagnose(
+    model: Model,
+    quantized: Annotated[Path, typer.Argument(help="The INT8 file that `edgeres quantize` made of it.")],
+    data: Images,
+    samples: Annotated[int, typer.Option(min=1, help="Draw this many of the images.")] = 16,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Draw a picture of it, too: .svg.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show where an INT8 file loses: the error of each tensor against FP32, the worst first, and outlier channels."""
+    from edgeres import store
+    from edgeres.data import open_images
+    from edgeres.quantization.diagnose import diagnose as step
+    from edgeres.report import errors as picture
+
+    if out is not None and out.suffix != ".svg":
+        raise UsageError(f"{out} cannot be written as {out.suffix!r}; name it {out.with_suffix('.svg').name}.")
+    found = step(model, quantized, open_images(data).draw(samples))
+    if out is not None:
+        store.write_bytes(out, picture.svg(found).encode())
+    if as_json:
+        typer.echo(json.dumps([asdict(error) for error in found], indent=2))
+    else:
+        picture.show(found)
 
 
 @app.command()
@@ -153,6 +201,21 @@ def build(model: Model, target: TargetName, out: Out, as_json: AsJson = False) -
     size = out.stat().st_size
     text = f"{out}: engine for {target}, {size / 1e6:.1f} MB, sha256 {made.sidecar.digest[:12]}{_unchanged(made)}"
     _show(text, {"out": str(out), "target": target, "size": size, "digest": made.sidecar.digest}, as_json)
+
+
+@app.command()
+def inspect(engine: Engine, target: TargetName, as_json: AsJson = False) -> None:
+    """Show what of an engine runs in INT8, layer by layer, and what keeps the rest from it."""
+    from edgeres import inspect as step
+    from edgeres.types import Target
+
+    found = step.inspect(engine, Target.parse(target))
+    if as_json:
+        typer.echo(json.dumps({"file": str(engine), "target": target, **step.to_json(found)}, indent=2))
+        return
+    from rich.console import Console
+
+    step.show(found, Console())
 
 
 @app.command()
@@ -312,6 +375,57 @@ def _calibrate(model: Path, data: Path, samples: int | None, out: Path) -> Any:
         typer.echo(f"{data} holds {len(images)} images; all of them are used.", err=True)
     with _progress().step("calibrate", len(chosen)) as advance:
         return step(model, chosen, out, advance)
+
+
+def _quantize_within(
+    model: Path,
+    stats: Path | None,
+    out: Path,
+    max_drop: float,
+    validation: Path,
+    options: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Quantize with some layers left in float, and measure what those cost where the scheme's runtime is here."""
+    from tempfile import TemporaryDirectory
+
+    from edgeres.data import open_images
+    from edgeres.quantization.sensitivity import within
+
+    if stats is None:
+        raise UsageError("--max-drop needs statistics of real images; give --data or --stats.")
+    with TemporaryDirectory() as folder:
+        found = within(
+            model,
+            stats,
+            out,
+            Path(folder),
+            max_drop=max_drop,
+            validation=open_images(validation),
+            say=_progress().say,
+            **options,
+        )
+        cost = _latencies([Path(folder) / "int8.onnx", out], options["scheme"]) if found.kept else None
+    text = f"{out}: top-1 drop {found.after:+.2f} points, {found.before:+.2f} with all layers in INT8"
+    text += f"\nin float: {', '.join(found.kept) or 'none'}"
+    if cost:
+        text += f"\np50 {cost[1]:.2f} ms, {cost[0]:.2f} ms with all layers in INT8"
+    values = {"out": str(out), "kept": found.kept, "drop": found.after, "drop_int8": found.before, "p50_ms": cost}
+    _show(text, values, as_json)
+
+
+def _latencies(files: list[Path], scheme: str) -> list[float] | None:
+    """The p50 of each file in ms, in turn; None where the scheme is for no runtime that runs here."""
+    from edgeres import backends
+    from edgeres.measure import Subject, measure
+    from edgeres.types import Target
+
+    target = Target(scheme.split("-")[0], "cpu")
+    if target.backend not in backends.BACKENDS:
+        return None
+    if not any(one.target == target and one.runs for one in backends.find(target).available()):
+        return None
+    return [found.latency.p50 for found in measure([Subject(file, target) for file in files], rounds=2)]
 
 
 def _progress() -> Any:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from edgeres import backends, onnx_io, store
-from edgeres.backends import Engine
+from edgeres.backends import Engine, RuntimeLayer
 from edgeres.errors import UsageError
 from edgeres.store import Artifact, Sidecar
 from edgeres.types import Target
@@ -23,12 +23,24 @@ def build(model: Path, target: Target, out: Path) -> Artifact:
     return store.make(out, sidecar, lambda path: backend.build(model, target, path))
 
 
-def load(path: Path, target: Target, threads: int | None = None) -> Engine:
+def load(path: Path, target: Target, threads: int | None = None, *, calibrating: bool = False) -> Engine:
     """Load an engine, or an ONNX file, for a target.
 
     An engine is a program: its digest is checked against its sidecar first, and InputError raised where they differ.
     UsageError where it was built for another target. An ONNX file fits any target, and needs no sidecar.
+    `threads` and `calibrating` are those of `Backend.load`.
     """
+    _verify(path, target)
+    return backends.find(target).load(path, target, threads, calibrating=calibrating)
+
+
+def inspect(path: Path, target: Target) -> list[RuntimeLayer]:
+    """What an engine, or an ONNX file once it is compiled, really does, read back from the runtime; as `load`."""
+    _verify(path, target)
+    return backends.find(target).inspect(path, target)
+
+
+def _verify(path: Path, target: Target) -> None:
     if path.suffix != ".onnx":
         built_for = store.verify(path).parameters.get("target")
         if built_for != str(target):
@@ -37,7 +49,6 @@ def load(path: Path, target: Target, threads: int | None = None) -> Engine:
         store.verify(path)
     elif not path.is_file():
         raise UsageError(f"{path} cannot be read (No such file or directory); check the path.")
-    return backends.find(target).load(path, target, threads)
 
 
 def packages(target: Target) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 """ONNX files as edgeres keeps them: one image input, one output of logits, and a description in the metadata."""
 
+import contextlib
+import ctypes
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -96,6 +98,12 @@ def input_shape(model: onnx.ModelProto) -> tuple[int | None, ...]:
     """The shape of the image input; None where a dimension is free."""
     dims = model.graph.input[0].type.tensor_type.shape.dim
     return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in dims)
+
+
+def release() -> None:
+    """Give freed memory back to the system: glibc keeps what the tensors of a large model leave behind."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def padded(images: NDArray[np.float32], size: int) -> NDArray[np.float32]:

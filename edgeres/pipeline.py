@@ -17,9 +17,9 @@ from edgeres.errors import EdgeresError, InputError, MissingRuntime
 from edgeres.export import export
 from edgeres.measure import Subject, measure
 from edgeres.progress import Progress, Silent
-from edgeres.quantization import ranges, schemes
+from edgeres.quantization import schemes
 from edgeres.quantization.calibrate import calibrate
-from edgeres.quantization.quantize import quantize
+from edgeres.quantization.quantize import find_options, quantize
 from edgeres.recipe import Recipe, TargetPart
 from edgeres.schema import Accuracy, Cell, Latency, Model, Report
 from edgeres.store import Artifact, Sidecar
@@ -57,7 +57,7 @@ class _Run:
         self.statistics = folder / "model.stats"
 
     def report(self) -> Report:
-        ranges.find(self.recipe.quantization.method)
+        find_options(self.recipe.quantization.method, self.recipe.quantization.level)
         cells = [cell for part in self.recipe.targets for cell in self._cells(part)]
         calibration, evaluation = self._images()
         exported = self._export()
@@ -65,7 +65,7 @@ class _Run:
         if calibrated:
             self._calibrate(calibration)
         for cell in cells:
-            self._make(cell, evaluation)
+            self._make(cell, calibration, evaluation)
         for target in dict.fromkeys(cell.target for cell in cells):
             self._latencies([cell for cell in cells if cell.target == target and cell.predictions])
         reference = next((c.predictions for c in cells if c.precision is Precision.FP32 and c.predictions), None)
@@ -106,7 +106,7 @@ class _Run:
         self._told(made, f"{len(images)} images")
 
     def _calibration(self, images: ImageSet) -> dict[str, Any]:
-        return {"images": len(images), "dataset": images.digest, "method": self.recipe.quantization.method}
+        return {"images": len(images), "dataset": images.digest, **self.recipe.quantization.model_dump()}
 
     def _cells(self, part: TargetPart) -> list[_Cell]:
         target = Target.parse(part.target)
@@ -121,11 +121,11 @@ class _Run:
             cells.append(_Cell(target, precision, scheme, engine))
         return cells
 
-    def _make(self, cell: _Cell, evaluation: ImageSet) -> None:
+    def _make(self, cell: _Cell, calibration: ImageSet, evaluation: ImageSet) -> None:
         """Quantize, build and evaluate one cell, as far as this machine can."""
         title = f"{cell.target} {cell.precision}"
         try:
-            made = engines.build(self._source(cell), cell.target, cell.engine)
+            made = engines.build(self._source(cell, calibration), cell.target, cell.engine)
             self._told(made, f"{cell.engine.stat().st_size / 1e6:.1f} MB")
             cell.known |= {
                 "status": "built",
@@ -154,13 +154,23 @@ class _Run:
                 cell.known["status"] = "failed"
                 self.progress.say(f"{title}: failed. {error}")
 
-    def _source(self, cell: _Cell) -> Path:
+    def _source(self, cell: _Cell, calibration: ImageSet) -> Path:
         """The ONNX file of a cell's precision, made if it is not there."""
         if cell.scheme is None:
             return self.fp32
         quantized = self.folder / f"model.{cell.scheme}.onnx"
-        method = self.recipe.quantization.method
-        self._told(quantize(self.fp32, self.statistics, quantized, scheme=cell.scheme, method=method), "")
+        asked = self.recipe.quantization.model_dump()
+        with self.progress.step(f"quantize for {cell.scheme}", None) as advance:
+            made = quantize(
+                self.fp32,
+                self.statistics,
+                quantized,
+                scheme=cell.scheme,
+                **asked,
+                images=calibration,
+                progress=advance,
+            )
+        self._told(made, "")
         return quantized
 
     def _latencies(self, cells: list[_Cell]) -> None:

@@ -6,11 +6,11 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Something that shows steps. `step` is entered for a piece of work of `total` units and gives a function that is
-    told how many more of them are done; `say` states a fact."""
+    """Something that shows steps. `step` is entered for a piece of work of `total` units, None where that is not known,
+    and gives a function that is told how many more of them are done; `say` states a fact."""
 
     @contextmanager
-    def step(self, title: str, total: int) -> Iterator[Callable[[int], object]]: ...
+    def step(self, title: str, total: int | None) -> Iterator[Callable[[int], object]]: ...
 
     def say(self, text: str) -> None: ...
 
@@ -19,7 +19,7 @@ class Silent:
     """Shows nothing."""
 
     @contextmanager
-    def step(self, title: str, total: int) -> Iterator[Callable[[int], object]]:
+    def step(self, title: str, total: int | None) -> Iterator[Callable[[int], object]]:
         yield lambda done: None
 
     def say(self, text: str) -> None:
@@ -35,7 +35,7 @@ class Terminal:
         self.console = Console(stderr=True)
 
     @contextmanager
-    def step(self, title: str, total: int) -> Iterator[Callable[[int], object]]:
+    def step(self, title: str, total: int | None) -> Iterator[Callable[[int], object]]:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         rate = TextColumn("{task.fields[rate]}")

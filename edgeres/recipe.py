@@ -40,9 +40,10 @@ class DataPart(Part):
 
 
 class QuantizationPart(Part):
-    """[quantization]: the range method of every scheme."""
+    """[quantization]: the range method and the level of every scheme; see `edgeres.quantization.quantize`."""
 
     method: str = "mse"
+    level: str = "balanced"
 
 
 class BenchPart(Part):

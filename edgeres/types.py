@@ -104,3 +104,17 @@ class Target:
     def slug(self) -> str:
         """The target as part of a file name."""
         return f"{self.backend}-{self.device}".replace("@", "-")
+
+
+@dataclass(frozen=True)
+class TensorError:
+    """What INT8 does to one tensor. `sqnr`: dB of the tensor as the INT8 network has it, all errors before it
+    included; `rounding`: dB of what its own Q/DQ pair adds; `outliers`: channel and how many times the median channel's
+    peak it reaches, the largest first. Tensors stand in the order of the network by `position`."""
+
+    name: str
+    role: str
+    position: int
+    sqnr: float
+    rounding: float
+    outliers: tuple[tuple[int, float], ...]

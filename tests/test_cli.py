@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -136,7 +137,11 @@ USAGE = {
     "calibrate absent.onnx -d flat -o out.stats": "absent.onnx cannot be read",
     "calibrate model.onnx -d absent -o out.stats": "no images at absent",
     "quantize model.onnx -o out.onnx": "give --data",
-    "quantize model.onnx -o out.onnx --data flat --stats s": "not both",
+    "quantize model.onnx -o out.onnx --stats absent": "no statistics at absent",
+    "quantize model.onnx -o out.onnx --data flat --stats absent": "no statistics at absent",
+    "quantize model.onnx -o out.onnx --data flat --level perfect": "no level 'perfect'; there are fast, balanced, best",
+    "quantize model.onnx -o out.onnx --stats s --level balanced": "level balanced with method mse needs images",
+    "quantize model.onnx -o out.onnx --stats s --method auto": "level fast with method auto needs images",
     "quantize model.onnx -o out.onnx --data flat --scheme best": "best",
     "quantize model.onnx -o out.onnx --data flat --method best": "no range method 'best'",
     "build model.onnx -t openvino -o out.xml": "'openvino' is not written backend:device",
@@ -299,10 +304,15 @@ def test_calibrate_quantize_build_and_eval_work_on_each_others_files(
     assert said(f"calibrate model.onnx {data} -o model.stats") == "model.stats: statistics of 20 images\n"
     assert said(f"calibrate model.onnx {data} -o model.stats").endswith("of 20 images (unchanged)\n")
     quantize = "quantize model.onnx --stats model.stats --scheme onnxruntime -o int8.onnx"
-    assert said(quantize).startswith("int8.onnx: scheme onnxruntime, method mse, ")
+    assert said(quantize).startswith("int8.onnx: scheme onnxruntime, level fast, method mse, 20 layers and ")
     found = json.loads(said(f"{quantize} --json"))
     assert (found["out"], found["size"]) == ("int8.onnx", Path("int8.onnx").stat().st_size)
     assert found["size"] < Path("model.onnx").stat().st_size / 2
+    assert (found["level"], found["method"], found["layers"]) == ("fast", "mse", 20)
+    fitted = said(f"quantize model.onnx {data} --samples 4 --stats model.stats --method auto -o fitted.onnx")
+    assert fitted.startswith("fitted.onnx: scheme portable, level balanced, method ")
+    assert "auto" not in fitted
+    assert json.loads(Path("fitted.onnx.json").read_text())["inputs"]["statistics"] == store.digest(Path("model.stats"))
     built = json.loads(said("build int8.onnx -t onnxruntime:cpu -o engine.onnx --json"))
     assert built["digest"] == store.digest(Path("engine.onnx"))
     shown = said(f"eval engine.onnx -t onnxruntime:cpu {data} --reference model.onnx")
@@ -355,3 +365,70 @@ def test_a_reader_that_goes_away_is_not_taken_for_a_regression() -> None:
         assert process.stdout is not None
         process.stdout.close()
         assert process.wait() not in (cli.OK, cli.REGRESSED)
+
+
+# Diagnose, and quantize --max-drop
+
+
+@pytest.fixture
+def quantized(place: Path, calibrated: Path) -> Path:
+    shutil.copy(calibrated, "model.stats")
+    shutil.copy(store.sidecar_path(calibrated), "model.stats.json")
+    assert main(["quantize", "model.onnx", "--stats", "model.stats", "-o", "int8.onnx", "--json"]) == 0
+    return place
+
+
+@pytest.mark.usefixtures("quantized")
+def test_a_diagnosis_is_a_table_json_and_a_picture(image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    line = f"diagnose model.onnx int8.onnx -d {image_folder} --samples 3"
+    assert main([*line.split(), "--json", "-o", "new/picture.svg"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [set(one) for one in found] == [{"name", "role", "position", "sqnr", "rounding", "outliers"}] * len(found)
+    assert [one["sqnr"] for one in found] == sorted(one["sqnr"] for one in found)
+    assert main(line.split()) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    head, _, *rows = shown.out.splitlines()
+    assert head.startswith("tensor ")
+    assert [row.split()[0] for row in rows] == [one["name"] for one in found]
+    root = ElementTree.parse("new/picture.svg").getroot()
+    assert {one["name"] for one in found} < {part.text for part in root.iter()}
+
+
+@pytest.mark.usefixtures("quantized")
+@pytest.mark.parametrize(
+    ("line", "said", "code"),
+    [
+        ("diagnose model.onnx model.onnx -d flat", "model.onnx is not a Q/DQ file that edgeres made of model.onnx", 3),
+        ("diagnose int8.onnx model.onnx -d flat", "int8.onnx is quantized already", 3),
+        ("diagnose model.onnx text.onnx -d flat", "text.onnx is not an ONNX model", 3),
+        ("diagnose model.onnx int8.onnx -d broken", "broken/cat/a.png cannot be decoded", 3),
+        ("diagnose model.onnx absent.onnx -d flat", "absent.onnx cannot be read", 2),
+        ("diagnose model.onnx int8.onnx -d absent", "no images at absent", 2),
+        ("diagnose model.onnx int8.onnx -d flat -o out.png", "out.png cannot be written as '.png'; name it out.svg", 2),
+        ("quantize model.onnx -d dogs -o out.onnx --max-drop 1", "--validation", 2),
+        ("quantize model.onnx --stats model.stats -o out.onnx --validation flat", "--max-drop", 2),
+        ("quantize model.onnx -o out.onnx --max-drop 1 --validation flat", "give --data or --stats", 2),
+        ("quantize model.onnx --stats model.stats -o out.onnx --max-drop 1 --validation absent", "no images at", 2),
+        ("quantize model.onnx --stats model.stats -o out.onnx --max-drop 1 --validation flat", "has no label", 3),
+        (
+            "quantize model.onnx --stats model.stats -o model.onnx --max-drop 1 --validation flat",
+            "give another name",
+            2,
+        ),
+    ],
+)
+def test_what_goes_wrong_with_int8_files_is_one_sentence(
+    line: str, said: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    before = store.digest(Path("model.stats")), store.digest(Path("model.onnx"))
+    assert main(line.split()) == code
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert said in shown.err
+    assert shown.err.startswith("edgeres: ")
+    assert shown.err.count("\n") == 1
+    assert (store.digest(Path("model.stats")), store.digest(Path("model.onnx"))) == before  # nothing was calibrated
+    assert not any(Path().glob("out.*"))

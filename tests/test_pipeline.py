@@ -54,7 +54,12 @@ def recipe(checkpoint: Path, image_folder: Path) -> Recipe:
     """Writes a recipe for the small network."""
 
     def write(
-        path: Path, targets: str = BOTH, method: str = "minmax", evaluation: Path = image_folder, more: str = ""
+        path: Path,
+        targets: str = BOTH,
+        method: str = "minmax",
+        level: str = "fast",
+        evaluation: Path = image_folder,
+        more: str = "",
     ) -> Path:
         path.write_text(
             f"""
@@ -68,6 +73,7 @@ def recipe(checkpoint: Path, image_folder: Path) -> Recipe:
             samples = 12
             [quantization]
             method = "{method}"
+            level = "{level}"
             [bench]
             rounds = 1
             {more}
@@ -150,7 +156,7 @@ def test_the_report_says_what_it_was_made_from(finished: tuple[Path, Report], re
     assert report.model.digest == store.digest(folder / "model.onnx")
     assert report.model.parity["relative"] < 1e-4
     assert report.calibration["images"] == 12
-    assert report.calibration["method"] == "minmax"
+    assert (report.calibration["method"], report.calibration["level"]) == ("minmax", "fast")
     assert report.machine.cores >= 1
 
 
@@ -180,8 +186,11 @@ def test_a_second_run_makes_nothing_again(folder: Path, finished: tuple[Path, Re
     assert [cell.latency for cell in reports[0].cells] == [cell.latency for cell in finished[1].cells]
 
 
-def test_another_method_makes_only_what_is_int8_again(folder: Path, recipe: Recipe) -> None:
-    path = recipe(folder.parent / "small.toml", method="entropy")
+@pytest.mark.parametrize("change", [{"method": "entropy"}, {"level": "balanced"}])
+def test_another_method_or_level_makes_only_what_is_int8_again(
+    change: dict[str, str], folder: Path, recipe: Recipe
+) -> None:
+    path = recipe(folder.parent / "small.toml", **change)
     assert remade(folder, lambda: pipeline.run(path, folder)) == {
         "model.onnxruntime.onnx",
         "model.openvino.onnx",
@@ -284,6 +293,7 @@ def test_a_wrong_evaluation_set_is_an_error_not_a_cell(
         ({"targets": '["tflite:cpu"]'}, "there is no backend 'tflite'"),
         ({"targets": '[{target = "openvino:cpu", scheme = "int4"}]'}, "there is no scheme 'int4'"),
         ({"method": "median"}, "there is no range method 'median'"),
+        ({"level": "perfect"}, "there is no level 'perfect'"),
     ],
 )
 def test_a_recipe_that_cannot_be_followed_is_refused_before_any_work(

@@ -29,7 +29,7 @@ def test_the_shortest_recipe_has_the_defaults(tmp_path: Path) -> None:
     read = recipe.read(written(tmp_path, SHORT))
     assert read.name == "small"
     assert (read.model.arch, read.model.classes, read.model.opset, read.model.batch) == (None, [], 19, None)
-    assert (read.data.samples, read.quantization.method) == (None, "mse")
+    assert (read.data.samples, read.quantization.method, read.quantization.level) == (None, "mse", "balanced")
     assert (read.bench.batch, read.bench.threads, read.bench.rounds) == (1, None, 3)
     assert (read.targets[0].target, read.targets[0].precisions, read.targets[0].scheme) == ("openvino:cpu", None, None)
     assert read.check == {}
@@ -63,6 +63,7 @@ def test_a_long_recipe_says_everything(tmp_path: Path) -> None:
     samples = 64
     [quantization]
     method = "entropy"
+    level = "best"
     [bench]
     batch = 4
     threads = 2
@@ -79,6 +80,7 @@ def test_a_long_recipe_says_everything(tmp_path: Path) -> None:
     """
     read = recipe.read(written(tmp_path, text))
     assert read.name == "long-1.0"
+    assert read.quantization.model_dump() == {"method": "entropy", "level": "best"}
     assert read.model.preprocess == {"crop": 160, "interpolation": "bicubic"}
     assert [part.target for part in read.targets] == ["tensorrt-rtx:sm86", "onnxruntime:cpu"]
     assert read.targets[0].precisions == [Precision.INT8, Precision.FP16]

@@ -4,7 +4,7 @@
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,34 @@ class Availability:
     builds: bool
     runs: bool
     note: str
+
+
+PRECISIONS = {"int8": "int8", "uint8": "int8", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+"""Type of the values -> the arithmetic that it means."""
+
+
+@dataclass(frozen=True)
+class RuntimeLayer:
+    """One operation of a built engine, as its runtime tells it.
+
+    `operators` are the ONNX operators that it does, `("Conv", "Add")` where a residual sum is fused into it, and
+    `kernel` is the runtime's own word for how. `reads` is the type that it computes with, that of its first input, in
+    numpy's spelling; "" where the runtime does not tell. `origins` are the names of the nodes, tensors and constants
+    of the ONNX file that it was made from; `weight_bytes` is the size of the weights that it holds, None where the
+    runtime does not tell.
+    """
+
+    name: str
+    operators: tuple[str, ...]
+    kernel: str
+    reads: str
+    origins: tuple[str, ...]
+    weight_bytes: int | None = None
+
+    @property
+    def precision(self) -> str:
+        """The arithmetic: int8, fp32, fp16, bf16 or, for another type, its name."""
+        return PRECISIONS.get(self.reads, self.reads) or "not told"
 
 
 class Engine(ABC):
@@ -45,6 +73,10 @@ class Engine(ABC):
                 "export the model with the size and batch you need."
             )
         return self._run(images)
+
+    def stream(self, batches: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+        """The outputs of many batches, in their order; runtimes that can have several under way at once."""
+        return map(self.run, batches)
 
     @abstractmethod
     def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]: ...
@@ -74,8 +106,18 @@ class Backend(ABC):
         """Write the engine of an ONNX model; MissingRuntime, UsageError for an unknown device, BuildError."""
 
     @abstractmethod
-    def load(self, path: Path, target: Target, threads: int | None = None) -> Engine:
+    def load(self, path: Path, target: Target, threads: int | None = None, *, calibrating: bool = False) -> Engine:
         """Load an engine, or an ONNX file, which is then compiled in memory. Digests were verified by the caller.
 
-        `threads` None leaves the runtime's own default. MissingRuntime, BuildError, UsageError as in `build`.
+        `threads` None leaves the runtime's own default. `calibrating` asks for images a second, not for figures: the
+        runtime may overlap the batches of `stream`, and compute in bfloat16 where the device has it. MissingRuntime,
+        BuildError, UsageError as in `build`.
+        """
+
+    @abstractmethod
+    def inspect(self, path: Path, target: Target) -> list[RuntimeLayer]:
+        """The operations of an engine, or of an ONNX file once it is compiled, in order, read back from the runtime.
+
+        Digests were verified by the caller. MissingRuntime, BuildError, UsageError as in `build`, and UsageError
+        where the runtime keeps its operations to itself.
         """

@@ -1,14 +1,17 @@
 """ONNX Runtime: the Q/DQ ONNX file is the engine itself; the runtime fuses it when it loads."""
 
+import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from edgeres import onnx_io
-from edgeres.backends.base import Availability, Backend, Engine
+from edgeres.backends.base import Availability, Backend, Engine, RuntimeLayer
 from edgeres.errors import BuildError, MissingRuntime, UsageError
 from edgeres.types import Target
 
@@ -23,6 +26,17 @@ PROVIDERS = {
     "xnnpack": ("XnnpackExecutionProvider", "an ONNX Runtime built with XNNPACK"),
 }
 """Device -> execution provider and the package that brings it."""
+OPERATORS = {
+    **dict.fromkeys(("QLinearConv", "ConvInteger", "FusedConv", "NhwcFusedConv", "NhwcConv"), "Conv"),
+    **dict.fromkeys(("QGemm", "FusedGemm", "MatMul", "FusedMatMul", "MatMulInteger", "QLinearMatMul"), "Gemm"),
+    "QLinearAdd": "Add",
+    "NhwcMaxPool": "MaxPool",
+    "QLinearGlobalAveragePool": "GlobalAveragePool",
+    "QLinearAveragePool": "AveragePool",
+}
+"""Operator of an optimised graph -> the ONNX operator that it does; others do their own."""
+_GIVEN = re.compile(r"^(?:InsertedPrecisionFreeCast_|FusedBack_)|(?:_token_\d+|_nchwc|_nhwc|/duplicated)+$")
+"""What the optimiser adds to the names of nodes and tensors."""
 
 
 def backend(name: str) -> Backend:
@@ -69,7 +83,17 @@ class OnnxRuntime(Backend):
         onnx_io.load(model)
         out.write_bytes(model.read_bytes())
 
-    def load(self, path: Path, target: Target, threads: int | None = None) -> Engine:
+    def load(self, path: Path, target: Target, threads: int | None = None, *, calibrating: bool = False) -> Engine:
+        return _Session(self._session(path, target, threads), _runtime().__version__, threads)
+
+    def inspect(self, path: Path, target: Target) -> list[RuntimeLayer]:
+        with TemporaryDirectory() as folder:
+            optimized = Path(folder) / "optimized.onnx"
+            self._session(path, target, None, optimized)
+            return _layers(onnx_io.load(optimized).graph)
+
+    def _session(self, path: Path, target: Target, threads: int | None, optimized: Path | None = None) -> Any:
+        """A session on the target's provider; the graph that it runs is written to `optimized`."""
         provider = self._provider(target)
         onnxruntime = _runtime()
         if provider not in onnxruntime.get_available_providers():
@@ -79,6 +103,8 @@ class OnnxRuntime(Backend):
         options.log_severity_level = 3
         if threads:
             options.intra_op_num_threads = threads
+        if optimized:
+            options.optimized_model_filepath = str(optimized)
         types = {tensor.data_type for tensor in onnx_io.load(path).graph.initializer}
         # It makes INT32 biases whose scale is a product of float16 scales, which underflows: logits of another image.
         harmful = ["WeightBiasQuantization"] if TensorProto.FLOAT16 in types else []
@@ -86,13 +112,16 @@ class OnnxRuntime(Backend):
             session = onnxruntime.InferenceSession(path, options, providers=[provider], disabled_optimizers=harmful)
         except Exception as error:  # the binding has an exception type for each of its status codes
             reason = str(error).splitlines()[0]
+            if "compiled nodes" in reason:
+                alone = f"target {target}: {provider} compiles the graph itself and does not show it"
+                raise UsageError(f"{alone}; inspect the file for its runtime, see `edgeres targets`.") from None
             raise BuildError(f"onnxruntime {onnxruntime.__version__} refuses {path}: {reason}") from None
         if session.get_providers()[0] != provider:
             raise MissingRuntime(
                 f"target {target}: onnxruntime fell back from {provider} to {session.get_providers()[0]}; "
                 f"check the installation of {PROVIDERS[target.device][1]}."
             )
-        return _Session(session, onnxruntime.__version__, threads)
+        return session
 
     @staticmethod
     def _provider(target: Target) -> str:
@@ -118,3 +147,39 @@ class _Session(Engine):
     def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = self.session.run([self.names[1]], {self.names[0]: images})[0]
         return logits
+
+
+def _layers(graph: onnx.GraphProto) -> list[RuntimeLayer]:
+    """The nodes of an optimised graph, with the types that flow between them."""
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    constants = {tensor.name: (tensor.name,) for tensor in graph.initializer}
+    types.update({value.name: value.type.tensor_type.elem_type for value in graph.input})
+    made = []
+    for node in graph.node:
+        inputs = [name for name in node.input if name]
+        reads = types.get(inputs[0], 0) if inputs else 0
+        behind = tuple(name for given in inputs for name in constants.get(given, ()))
+        types.update(dict.fromkeys(node.output, _written(node, reads, types)))
+        if all(name in constants for name in inputs):
+            constants.update(dict.fromkeys(node.output, behind))
+        operators = [OPERATORS.get(node.op_type, node.op_type)]
+        if operators == ["Conv"] and not node.op_type.startswith("Q") and len(node.input) > 3 and node.input[3]:
+            operators.append("Add")
+        nchwc = "nchwc." if node.domain.endswith("nchwc") else ""
+        names = dict.fromkeys(_GIVEN.sub("", name) for name in (node.name, *node.output))
+        kind = str(helper.tensor_dtype_to_np_dtype(reads)) if reads else ""
+        made.append(RuntimeLayer(node.name, tuple(operators), nchwc + node.op_type, kind, (*names, *behind)))
+    return made
+
+
+def _written(node: onnx.NodeProto, reads: int, types: dict[str, int]) -> int:
+    """The type that a node gives, as a number of TensorProto; 0 where it is not known."""
+    if node.op_type == "QuantizeLinear":
+        return types.get(node.input[2], 0) if len(node.input) > 2 else int(TensorProto.UINT8)
+    if node.op_type == "DequantizeLinear":
+        return types.get(node.input[1], 0)
+    if node.op_type == "Cast":
+        return int(next(attribute.i for attribute in node.attribute if attribute.name == "to"))
+    if node.op_type == "QGemm" and len(node.input) < 9:  # without an output scale it gives floats
+        return int(TensorProto.FLOAT)
+    return int(TensorProto.INT32) if node.op_type.endswith("Integer") else reads

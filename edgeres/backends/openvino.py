@@ -1,6 +1,9 @@
 """OpenVINO: CPU, GPU and NPU plugins; an engine is the blob that a compiled model exports."""
 
 import io
+from collections import deque
+from collections.abc import Iterable, Iterator
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres import store
-from edgeres.backends.base import Availability, Backend, Engine
+from edgeres.backends.base import Availability, Backend, Engine, RuntimeLayer
 from edgeres.errors import BuildError, MissingRuntime, UsageError
 from edgeres.types import Target
 
 DEVICES = ("cpu", "gpu", "npu")
+OPERATORS = {
+    "Convolution": "Conv",
+    "FullyConnected": "Gemm",
+    "MatMul": "Gemm",
+    "Eltwise": "Add",
+    "Pooling": "MaxPool",
+    "Reduce": "GlobalAveragePool",
+    "FakeQuantize": "QuantizeLinear",
+    "Convert": "Cast",
+}
+"""Type of a runtime layer -> the ONNX operator that it does."""
+TYPES = {"u8": "uint8", "i8": "int8", "f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
 
 def backend(name: str) -> Backend:
@@ -62,10 +77,14 @@ class OpenVino(Backend):
         self._compile(model, target, None).export_model(stream)
         out.write_bytes(stream.getvalue())
 
-    def load(self, path: Path, target: Target, threads: int | None = None) -> Engine:
-        return _Compiled(self._compile(path, target, threads), target)
+    def load(self, path: Path, target: Target, threads: int | None = None, *, calibrating: bool = False) -> Engine:
+        return _Compiled(self._compile(path, target, threads, calibrating), target)
 
-    def _compile(self, path: Path, target: Target, threads: int | None) -> Any:
+    def inspect(self, path: Path, target: Target) -> list[RuntimeLayer]:
+        operations = self._compile(path, target, None).get_runtime_model().get_ordered_ops()
+        return [_layer(one) for one in operations if _told(one, "layerType") not in ("Const", "Input", "Output")]
+
+    def _compile(self, path: Path, target: Target, threads: int | None, calibrating: bool = False) -> Any:
         if target.device not in DEVICES:
             raise UsageError(f"target {target}: openvino has no {target.device!r}; it has {', '.join(DEVICES)}.")
         core = _core()
@@ -76,6 +95,10 @@ class OpenVino(Backend):
         config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         if threads:
             config["INFERENCE_NUM_THREADS"] = threads
+        if calibrating:
+            config["PERFORMANCE_HINT"] = "THROUGHPUT"
+            if "BF16" in core.get_property(device, "OPTIMIZATION_CAPABILITIES"):
+                config["INFERENCE_PRECISION_HINT"] = "bf16"
         try:
             if path.suffix == ".onnx":
                 return core.compile_model(core.read_model(path), device, config)
@@ -90,6 +113,7 @@ class _Compiled(Engine):
         import openvino
 
         self.tensor = openvino.Tensor
+        self.compiled = compiled
         self.request = compiled.create_infer_request()
         n, *rest = compiled.input(0).partial_shape
         self.input_shape = (None if n.is_dynamic else n.get_length(), *(side.get_length() for side in rest))
@@ -101,7 +125,63 @@ class _Compiled(Engine):
             "precision": compiled.get_property("INFERENCE_PRECISION_HINT").to_string(),
         }
 
+    def stream(self, batches: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+        # Twice as many as there are streams: none waits while an output is being read.
+        count = 2 * self.compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        idle = [self.request, *(self.compiled.create_infer_request() for _ in range(count - 1))]
+        busy: deque[Any] = deque()
+        for images in batches:
+            if not idle:
+                yield self._finish(busy, idle)
+            request = idle.pop()
+            request.set_input_tensor(self.tensor(np.ascontiguousarray(images)))
+            request.start_async()
+            busy.append(request)
+        while busy:
+            yield self._finish(busy, idle)
+
+    @staticmethod
+    def _finish(busy: "deque[Any]", idle: list[Any]) -> NDArray[np.float32]:
+        request = busy.popleft()
+        request.wait()
+        output = np.array(request.get_output_tensor(0).data, np.float32)
+        idle.append(request)
+        return output
+
     def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         self.request.set_input_tensor(self.tensor(np.ascontiguousarray(images)))
         self.request.infer()
         return np.array(self.request.get_output_tensor(0).data, np.float32)
+
+
+def _told(operation: Any, key: str) -> str:
+    """An entry of a runtime layer's description, "" where it has none."""
+    found = dict(operation.rt_info.items()).get(key, "")
+    return str(getattr(found, "value", found))
+
+
+def _layer(operation: Any) -> RuntimeLayer:
+    kind, reads = _told(operation, "layerType"), _told(operation, "runtimePrecision")
+    operators = [OPERATORS.get(kind, kind)]
+    sources = [given.get_source_output() for given in operation.inputs()]
+    origins = _names(operation)
+    weight_bytes = None
+    if operators[0] in ("Conv", "Gemm") and len(sources) > 1:
+        weight = sources[1]
+        origins.append(weight.get_node().get_friendly_name())
+        if weight.get_partial_shape().is_static:
+            weight_bytes = prod(weight.get_shape()) * weight.get_element_type().size
+    elif kind == "Reorder":
+        # A change of layout alone has no origin and is nobody's pair.
+        changes = TYPES.get(reads) != TYPES.get(_told(operation, "outputPrecisions"))
+        operators, origins = (["Cast"], _names(sources[0].get_node())) if changes else (operators, [])
+    name, kernel = operation.get_friendly_name(), _told(operation, "primitiveType")
+    if kernel.startswith(("undef", "unknown")):  # chosen at the first inference
+        kernel = kind
+    return RuntimeLayer(name, tuple(operators), kernel, TYPES.get(reads, reads), tuple(origins), weight_bytes)
+
+
+def _names(operation: Any) -> list[str]:
+    """The names that the layers behind a runtime layer had; what the plugin puts behind a slash is its own."""
+    told = [name for name in _told(operation, "originalLayersNames").split(",") if name]
+    return [*told, *(name.rpartition("/WithoutBiases")[0] for name in told if "/WithoutBiases" in name)]

@@ -26,7 +26,8 @@ import onnx
 from numpy.typing import NDArray
 
 from edgeres import errors, onnx_io
-from edgeres.backends.base import Availability, Backend, Engine
+from edgeres.backends import tensorrt_layers
+from edgeres.backends.base import Availability, Backend, Engine, RuntimeLayer
 from edgeres.errors import BuildError, EdgeresError, InputError, MissingRuntime, UsageError
 from edgeres.types import Precision, Target
 
@@ -55,8 +56,6 @@ _REASONS = (
 )
 """What the parser and the compiler say -> what it means, and what to do next."""
 _NOISE = re.compile(r"^\s*$|Invalid Node|catchCudaError")
-_CONVOLUTION = re.compile(r"LayerType: (?:correlation|\w*[Cc]onv\w*), Inputs: \[ \{[^}]*?Datatype: (\w+)")
-"""The type that a convolution reads, in the layer information of a compiled engine."""
 
 
 def backend(name: str) -> Backend:
@@ -104,6 +103,22 @@ class TensorRT(Backend):
         return "fp16" if target == Target("tensorrt-rtx", "sm75") else "tensorrt"
 
     def build(self, model: Path, target: Target, out: Path) -> None:
+        self._build(model, target, out)
+
+    def inspect(self, path: Path, target: Target) -> list[RuntimeLayer]:
+        """As in `Backend`; an ONNX file needs no GPU where the target names one: the compiler logs its layers."""
+        self._check(target)
+        if path.suffix == ".onnx" and target.device != CURRENT:
+            with TemporaryDirectory() as folder:
+                return tensorrt_layers.read(self._build(path, target, Path(folder) / "engine"))
+        gpu = _gpu()
+        if path.suffix != ".onnx" and isinstance(gpu, str):
+            where = f"{self.name} shows its engines on an NVIDIA GPU alone ({gpu})"
+            raise MissingRuntime(f"{where}; inspect the ONNX file that {path.name} was built from.")
+        return tensorrt_layers.read(self.load(path, target).plan)
+
+    def _build(self, model: Path, target: Target, out: Path) -> str:
+        """Write the engine; the layers that the compiler made, in the form of the engine inspector."""
         self._check(target)
         if target.device == CURRENT:
             self._present(target)
@@ -116,10 +131,11 @@ class TensorRT(Backend):
             last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
             raise BuildError(f"target {target}: the compiler broke on {model} ({last}); please report it.")
         reply = json.loads(done.stdout.splitlines()[-1])
-        if reply:
+        if "error" in reply:
             raise getattr(errors, reply["error"])(reply["message"])
+        return str(reply["plan"])
 
-    def load(self, path: Path, target: Target, threads: int | None = None) -> Engine:
+    def load(self, path: Path, target: Target, threads: int | None = None, *, calibrating: bool = False) -> "_Loaded":
         """As in `Backend`; `threads` changes nothing, the GPU computes."""
         self._check(target)
         gpu = self._present(target)
@@ -168,7 +184,7 @@ class _Loaded(Engine):
         batch, *image = self.engine.get_tensor_shape(self.names[0])
         self.input_shape = (None if batch < 0 else batch, image[0], image[1], image[2])
         self.largest = self.engine.get_tensor_profile_shape(self.names[0], 0)[2][0] if batch < 0 else batch
-        self.stream = _checked(self.cuda.cudaStreamCreate())
+        self.queue = _checked(self.cuda.cudaStreamCreate())
         self.memory = []
         for name in self.names:
             size = 4 * self.largest * prod(tuple(self.engine.get_tensor_shape(name))[1:])
@@ -177,12 +193,13 @@ class _Loaded(Engine):
             self.context.set_tensor_address(name, pointer)
             self.memory.append(pointer)
         inspector = self.engine.create_engine_inspector()
-        types = _CONVOLUTION.findall(inspector.get_engine_information(trt.LayerInformationFormat.ONELINE))
+        self.plan = inspector.get_engine_information(trt.LayerInformationFormat.ONELINE)
+        kinds = tensorrt_layers.convolutions(self.plan)
         self.properties = {
             "runtime": target.backend,
             "version": trt.__version__,
             "device": f"{gpu.name} ({gpu.capability})",
-            "precision": ", ".join(f"{types.count(kind)} convolutions in {kind}" for kind in sorted(set(types)))
+            "precision": ", ".join(f"{kinds.count(kind)} convolutions in {kind}" for kind in sorted(set(kinds)))
             or "not told",
         }
 
@@ -193,11 +210,11 @@ class _Loaded(Engine):
         self.context.set_input_shape(self.names[0], images.shape)
         logits = np.empty(tuple(self.context.get_tensor_shape(self.names[1])), np.float32)
         copy, kind = self.cuda.cudaMemcpyAsync, self.cuda.cudaMemcpyKind
-        _checked(copy(self.memory[0], images.ctypes.data, images.nbytes, kind.cudaMemcpyHostToDevice, self.stream))
-        if not self.context.execute_async_v3(int(self.stream)):
+        _checked(copy(self.memory[0], images.ctypes.data, images.nbytes, kind.cudaMemcpyHostToDevice, self.queue))
+        if not self.context.execute_async_v3(int(self.queue)):
             raise BuildError("TensorRT does not execute the engine; build it again with this version and for this GPU.")
-        _checked(copy(logits.ctypes.data, self.memory[1], logits.nbytes, kind.cudaMemcpyDeviceToHost, self.stream))
-        _checked(self.cuda.cudaStreamSynchronize(self.stream))
+        _checked(copy(logits.ctypes.data, self.memory[1], logits.nbytes, kind.cudaMemcpyDeviceToHost, self.queue))
+        _checked(self.cuda.cudaStreamSynchronize(self.queue))
         return logits
 
 
@@ -264,8 +281,8 @@ def _logger(trt: Any) -> Any:
     return Collector()
 
 
-def _compile(path: Path, target: Target, out: Path) -> None:
-    """Parse, compile, write: what `build` does, in the process that does it."""
+def _compile(path: Path, target: Target, out: Path) -> str:
+    """Parse, compile, write: what `build` does, in the process that does it. The layers, as the compiler logs them."""
     trt = _import(target.backend)
     quantized = _quantized(onnx_io.load(path).graph, target)
     logger = _logger(trt)
@@ -293,11 +310,12 @@ def _compile(path: Path, target: Target, out: Path) -> None:
         reason = "\n".join(logger.errors)
         node = re.search(r"operation '([^']+)'", reason)
         raise _refusal(target, reason, node[1] if node else path.name)
-    types = _CONVOLUTION.findall(logger.plan)
-    if quantized and types and "Int8" not in types:
+    kinds = tensorrt_layers.convolutions(logger.plan)
+    if quantized and kinds and "int8" not in kinds:
         lost = f"target {target}: TensorRT computes none of the {quantized} quantized convolutions in INT8 there"
         raise BuildError(f"{lost}; use `--scheme fp16`.")
     out.write_bytes(built)
+    return str(logger.plan)
 
 
 def _quantized(graph: onnx.GraphProto, target: Target) -> int:
@@ -323,9 +341,8 @@ def _refusal(target: Target, reason: str, where: str) -> BuildError:
 
 
 if __name__ == "__main__":
-    answer = None
     try:
-        _compile(Path(sys.argv[1]), Target.parse(sys.argv[2]), Path(sys.argv[3]))
+        answer = {"plan": _compile(Path(sys.argv[1]), Target.parse(sys.argv[2]), Path(sys.argv[3]))}
     except EdgeresError as error:
         answer = {"error": type(error).__name__, "message": str(error)}
     sys.stdout.write(f"\n{json.dumps(answer)}\n")

@@ -1,22 +1,34 @@
-"""Stream images through the FP32 graph and keep statistics of every tensor that a scheme may quantize."""
+"""Stream images through the FP32 graph and keep statistics of every tensor that a scheme may quantize.
 
+A few images tell which channels to equalise; all of them then run through the prepared graph, in the fastest runtime
+that is installed, one image a pass: the result does not depend on a batch size.
+"""
+
+import time
 from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import onnx
-import onnxruntime
 
-from edgeres import onnx_io, store
+from edgeres import backends, engines, onnx_io, store
 from edgeres.data import ImageSet, batches
 from edgeres.errors import InputError
-from edgeres.quantization import statistics
+from edgeres.quantization import equalize, statistics
 from edgeres.quantization.graph import Graph
-from edgeres.quantization.statistics import TensorStatistics
+from edgeres.quantization.instrument import Row, instrumented
+from edgeres.quantization.prepare import prepare
+from edgeres.quantization.statistics import Calibration, TensorStatistics
 from edgeres.store import Artifact, Sidecar
+from edgeres.types import Preprocess, Target
 
-BATCH = 4
-"""Images a forward pass; more is not faster on CPUs and holds more activations."""
+PROBE = 16
+"""Images that decide on equalisation."""
+CHUNK = 8
+"""Reports that are counted together: numpy is slow on small arrays."""
 
 
 def calibrate(
@@ -24,44 +36,75 @@ def calibrate(
 ) -> Artifact:
     """Write the statistics of an FP32 ONNX model on images; `progress` is told how many more images are done.
 
-    One pass, in memory that does not grow with the number of images. InputError where an image cannot be used or the
-    network gives NaN on one.
+    In memory that does not grow with the number of images; `results` say how many images and seconds it took, and in
+    which runtime. InputError where an image cannot be used or the network gives NaN on one.
     """
     store.distinct(out, model)
-    loaded = onnx_io.load(model)
-    info = onnx_io.description(loaded, model)
-    graph = Graph.of(loaded, model)
+    preprocess = _graph(model)[1]
+    target = _runtime()
 
     def write(path: Path) -> Mapping[str, Any]:
-        names = list(graph.roles)  # the input first
-        session = _session(loaded, names[1:])
-        found: dict[str, TensorStatistics] = {}
-        fixed = onnx_io.input_shape(loaded)[0]
-        for batch in batches(images, info.preprocess, fixed or BATCH):
-            given = onnx_io.padded(batch.images, fixed or len(batch.images))
-            outputs = session.run(names[1:], {names[0]: given})
-            for name, values in zip(names, [batch.images, *outputs], strict=True):
-                try:
-                    seen = TensorStatistics.of(values[: len(batch.images)])
-                except ValueError:
-                    shown = ", ".join(batch.names)
-                    raise InputError(f"{model}: {name} is NaN or infinite on {shown}; mend the weights.") from None
-                found[name] = found[name] + seen if name in found else seen
-            progress(len(batch.images))
-        statistics.save(found, path)
-        return {"images": len(images)}
+        start = time.perf_counter()
+        # Graphs are made anew where they are needed: no copy of the weights is held while images run.
+        probe = collect(lambda: _graph(model)[0], images.draw(PROBE), preprocess, target, depths=True)
+        scales = equalize.scales(_graph(model)[0], probe)
+        onnx_io.release()
+        middle = time.perf_counter()
+        found = collect(lambda: prepare(_graph(model)[0], scales, preprocess), images, preprocess, target, progress)
+        statistics.save(Calibration(found, scales), path)
+        seconds = {"equalize": middle - start, "collect": time.perf_counter() - middle}
+        return {"images": len(images), "runtime": str(target), "seconds": seconds}
 
     made_from = {"model": store.digest(model), "images": images.digest}
-    sidecar = Sidecar("statistics", made_from, {"bins": statistics.BINS}, store.versions("edgeres", "onnxruntime"))
+    sidecar = Sidecar("statistics", made_from, {"bins": statistics.BINS}, store.versions("edgeres", target.backend))
     return store.make(out, sidecar, write)
 
 
-def _session(model: onnx.ModelProto, outputs: list[str]) -> onnxruntime.InferenceSession:
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    del watched.graph.output[:]
-    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
-    watched = onnx.shape_inference.infer_shapes(watched)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+def _graph(model: Path) -> tuple[Graph, Preprocess]:
+    loaded = onnx_io.load(model)
+    preprocess = onnx_io.description(loaded, model).preprocess
+    return Graph.of(loaded, model), preprocess
+
+
+def collect(
+    graph: Callable[[], Graph],
+    images: ImageSet,
+    preprocess: Preprocess,
+    target: Target,
+    progress: Callable[[int], object] = lambda images: None,
+    depths: bool = False,
+) -> dict[str, TensorStatistics]:
+    """The statistics of every tensor that has a role in the graph; for `depths` see `instrument`."""
+    found: dict[str, TensorStatistics] = {}
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "instrumented.onnx"
+        where, rows, size = _write(graph(), depths, path)
+        onnx_io.release()
+        engine = engines.load(path, target, calibrating=True)
+        given = (onnx_io.padded(batch.images, size) for batch in batches(images, preprocess, size))
+        reports = islice((report for output in engine.stream(given) for report in output), len(images))
+        for first in range(0, len(images), CHUNK):
+            chunk = np.stack(list(islice(reports, CHUNK)))
+            for name, row in rows.items():
+                try:
+                    seen = row.statistics(chunk)
+                except ValueError:
+                    shown = ", ".join(images.names[first : first + CHUNK])
+                    raise InputError(f"{where}: {name} is NaN or infinite on {shown}; mend the weights.") from None
+                found[name] = found[name] + seen if name in found else seen
+            progress(len(chunk))
+    return found
+
+
+def _write(graph: Graph, depths: bool, path: Path) -> tuple[Path, Mapping[str, Row], int]:
+    """Write the instrumented graph: where it came from, where its rows tell of which tensor, and its batch."""
+    model, rows = instrumented(graph, depths)
+    onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data", convert_attribute=False)
+    return graph.where, rows, onnx_io.input_shape(model)[0] or 1
+
+
+def _runtime() -> Target:
+    """The fastest runtime that is installed."""
+    openvino = Target("openvino", "cpu")
+    runs = any(one.target == openvino and one.runs for one in backends.find(openvino).available())
+    return openvino if runs else Target("onnxruntime", "cpu")

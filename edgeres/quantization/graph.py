@@ -1,6 +1,6 @@
 """The residual graph as quantization sees it: each activation tensor has one role, and a scheme picks roles."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, numpy_helper
+from onnx import NodeProto, helper, numpy_helper
 
 from edgeres.errors import InputError
 
 WEIGHTED = ("Conv", "Gemm")
 FOLLOWING = ("MaxPool", "Slice", "Pad", "Flatten", "Identity")
 """Operators that move values without changing them: what they give has the range of what they take."""
-KNOWN = (*WEIGHTED, *FOLLOWING, "Relu", "Add", "GlobalAveragePool")
+KNOWN = (*WEIGHTED, *FOLLOWING, "Relu", "Add", "GlobalAveragePool", "Mul")
 
 
 class Role(Enum):
@@ -36,6 +36,39 @@ class Role(Enum):
     """What the max-pool of the stem gives."""
     HEAD = "head"
     """The pooled features: the input of the classifier."""
+
+
+def rebuilt(
+    model: onnx.ModelProto, nodes: Iterable[NodeProto], constants: Iterable[tuple[str, NDArray[np.generic]]]
+) -> onnx.ModelProto:
+    """A model with other nodes and constants; the old weights are not copied on the way, which would double memory."""
+    old = model.graph
+    graph = helper.make_graph(list(nodes), old.name, old.input, old.output)
+    made = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    made.producer_name = model.producer_name
+    made.metadata_props.extend(model.metadata_props)
+    for name, array in constants:
+        made.graph.initializer.append(numpy_helper.from_array(array, name))
+    return made
+
+
+class _Constants(Mapping[str, NDArray[np.float32]]):
+    """Initializers as arrays, made when they are asked for: a second copy of all weights is never held."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        return numpy_helper.to_array(self.tensors[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.tensors
 
 
 @dataclass(frozen=True)
@@ -59,9 +92,9 @@ class Graph:
         return cls(model, where)
 
     @cached_property
-    def weights(self) -> dict[str, NDArray[np.float32]]:
+    def weights(self) -> Mapping[str, NDArray[np.float32]]:
         """Initializers by name."""
-        return {tensor.name: numpy_helper.to_array(tensor) for tensor in self.model.graph.initializer}
+        return _Constants(self.model)
 
     @cached_property
     def producers(self) -> dict[str, NodeProto]:
@@ -77,6 +110,27 @@ class Graph:
                 taken.setdefault(name, []).append(node)
         return taken
 
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every activation tensor; a free batch counts as 1."""
+        light = onnx.ModelProto(ir_version=self.model.ir_version, opset_import=self.model.opset_import)
+        light.graph.name = self.model.graph.name
+        light.graph.node.extend(self.model.graph.node)
+        light.graph.input.extend(self.model.graph.input)
+        light.graph.output.extend(self.model.graph.output)
+        for tensor in self.model.graph.initializer:
+            # Weights by their shapes alone: inference copies what it is given, several times.
+            if tensor.data_type == onnx.TensorProto.FLOAT:
+                light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+            else:
+                light.graph.initializer.append(tensor)
+        graph = onnx.shape_inference.infer_shapes(light).graph
+        return {
+            value.name: tuple(side.dim_value or 1 for side in value.type.tensor_type.shape.dim)
+            for value in [*graph.input, *graph.value_info, *graph.output]
+            if value.name not in self.weights
+        }
+
     @property
     def layers(self) -> Iterator[NodeProto]:
         """The convolutions and the classifier, in order."""
@@ -88,15 +142,29 @@ class Graph:
 
         A tensor between a convolution or a sum and its ReLU has none: the pair is one operation in every runtime.
         """
-        roles = {self.model.graph.input[0].name: Role.INPUT}
+        roles = {self.image: Role.INPUT}
         output = self.model.graph.output[0].name
         for node in self.model.graph.node:
             name = node.output[0]
             takers = self.consumers.get(name, [])
-            if name == output or [taker.op_type for taker in takers] == ["Relu"]:
+            if name in (output, self.image) or name in self._before or [t.op_type for t in takers] == ["Relu"]:
                 continue
             roles[name] = self._role(node, takers)
         return roles
+
+    @cached_property
+    def image(self) -> str:
+        """The tensor that the first convolution reads: the graph's input, or its image as `prepare` spells it."""
+        return str(next(self.layers).input[0])
+
+    @cached_property
+    def _before(self) -> set[str]:
+        """What leads from the graph's input to `image`."""
+        names, name = set(), self.image
+        while (node := self.producers.get(name)) is not None:
+            name = node.input[0]
+            names.add(name)
+        return names
 
     def _role(self, node: NodeProto, takers: list[NodeProto]) -> Role:
         source = self.producers.get(node.input[0]) if node.op_type == "Relu" else node

@@ -1,89 +1,136 @@
-"""FP32 ONNX and statistics become the Q/DQ graph of a scheme, in seconds and without an image."""
+"""FP32 ONNX and statistics become the Q/DQ graph of a scheme."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, helper, numpy_helper
+from onnx import NodeProto
 
 from edgeres import onnx_io, store
+from edgeres.data import ImageSet, batches
 from edgeres.errors import InputError, UsageError
-from edgeres.quantization import ranges, schemes, statistics, weights
+from edgeres.quantization import place, ranges, reconstruct, schemes, simulate, statistics, weights
 from edgeres.quantization.graph import Graph
 from edgeres.quantization.half import to_half
+from edgeres.quantization.place import Quantizer
+from edgeres.quantization.prepare import LEVELS, UNIT, prepare
 from edgeres.quantization.schemes import Scheme
-from edgeres.quantization.statistics import Statistics
+from edgeres.quantization.statistics import Calibration, Statistics
 from edgeres.store import Artifact, Sidecar
+from edgeres.types import Preprocess
 
-METHOD = "mse"
-BIAS_LIMIT = 2**30
-"""Largest INT32 bias that is written: half of the type, so that the sum of products fits beside it."""
+METHOD, AUTO = "mse", "auto"
+EFFORT: Mapping[str, int] = {"fast": 0, "balanced": 32, "best": 64}
+"""Level -> to how many images of 224 x 224 pixels (or as much of smaller ones) the weights are fitted; 0 rounds each
+weight by itself, which needs no images."""
+BEST = (1.0, 10.0, 100.0)
+"""`reconstruct` with these stiffnesses is what "best" tries; it keeps the fit with the smallest error of the logits."""
+PIXELS = 224 * 224
+AUTO_IMAGES = 16
+"""Images of 224 x 224 pixels (or as much of smaller ones) on which range methods and fits are compared."""
 
 
-@dataclass(frozen=True)
-class Quantizer:
-    """Scale and zero point of one activation tensor: q = round(x / scale) + zero_point."""
-
-    scale: np.float32
-    zero_point: np.uint8 | np.int8
+def find_options(method: str, level: str) -> None:
+    """UsageError where there is no such range method or level."""
+    if method != AUTO:
+        ranges.find(method)
+    if level not in EFFORT:
+        raise UsageError(f"there is no level {level!r}; there are {', '.join(EFFORT)}.")
 
 
 def quantize(
-    model: Path, statistics_path: Path | None, out: Path, *, scheme: str = "portable", method: str = METHOD
+    model: Path,
+    statistics_path: Path | None,
+    out: Path,
+    *,
+    scheme: str = "portable",
+    method: str = METHOD,
+    level: str = "fast",
+    images: ImageSet | None = None,
+    keep: Collection[str] = (),
+    progress: Callable[[int], object] = lambda layers: None,
 ) -> Artifact:
     """Write the Q/DQ file of an FP32 ONNX model for one scheme.
 
     `statistics_path` is what `calibrate` wrote for this very model, None for a scheme without INT8; `scheme` is a name
-    of `schemes.SCHEMES`, `method` one of `ranges.METHODS`. The results count the quantized layers and tensors. Raises
-    UsageError for an unknown name, InputError where the statistics are of another model, SchemeError where the result
-    breaks the scheme's rules.
+    of `schemes.SCHEMES`, `method` one of `ranges.METHODS` or "auto": the one with the smallest error of the logits on
+    some of the images; `level` one of `EFFORT`. All levels but "fast", and "auto", need `images`. `keep`
+    names layers that stay in float. `progress` is told of each layer that is fitted. The results count the quantized
+    layers and tensors. Raises UsageError for an unknown name and for missing images, InputError where the statistics
+    are of another model, SchemeError where the result breaks the scheme's rules.
     """
     store.distinct(out, model)
     chosen = schemes.find(scheme)
-    ranges.find(method)
+    find_options(method, level)
     loaded = onnx_io.load(model)
-    onnx_io.description(loaded, model)
-    graph = Graph.of(loaded, model)
+    preprocess = onnx_io.description(loaded, model).preprocess
+    names = {layer.name for layer in Graph.of(loaded, model).layers}
+    del loaded
     made_from = {"model": store.digest(model)}
-    found: Statistics = {}
+    parameters: dict[str, Any] = {"scheme": scheme}
+    calibration = Calibration({}, {})
     if chosen.roles:
+        needed = EFFORT[level]
         if statistics_path is None:
             raise UsageError(f"scheme {scheme} needs statistics of real images; give --data.")
-        calibration = store.read_sidecar(statistics_path)
-        if calibration and calibration.inputs.get("model") != made_from["model"]:
+        if (needed or method == AUTO) and images is None:
+            raise UsageError(f"level {level} with method {method} needs images; give --data, or --level fast.")
+        sidecar = store.read_sidecar(statistics_path)
+        if sidecar and sidecar.inputs.get("model") != made_from["model"]:
             raise InputError(f"{statistics_path} was calibrated on another file than {model}; calibrate again.")
-        found = statistics.load(statistics_path)
+        if unknown := sorted(set(keep) - names):
+            raise UsageError(f"{model} has no layer {unknown[0]}; `edgeres inspect` lists them.")
+        calibration = statistics.load(statistics_path)
         made_from["statistics"] = store.digest(statistics_path)
+        parameters |= {"method": method, "level": level}
+        if keep:
+            parameters["keep"] = sorted(keep)
+        if images is not None and (needed or method == AUTO):
+            made_from["images"] = images.digest
 
     def write(path: Path) -> Mapping[str, Any]:
-        quantizers = activations(graph, found, chosen, method)
-        made = place(graph, quantizers, found, chosen)
+        graph = Graph.of(onnx_io.load(model), model)
+        prepared = prepare(graph, calibration.scales, preprocess) if chosen.roles else graph
+        del graph
+        onnx_io.release()
+        quantizer = _Quantization(prepared, calibration.tensors, chosen, frozenset(keep), images, preprocess)
+        used, results = quantizer.method(method) if chosen.roles else (method, {})
+        quantizers = activations(prepared, calibration.tensors, chosen, used, keep)
+        made = place.place(prepared, quantizers, quantizer.layers(quantizers, level, progress), chosen)
+        place.remember(made, calibration.scales)
         if chosen.half:
             made = to_half(made)
         chosen.check(made)
         onnx_io.save(made, path)
-        layers = sum(node.input[0] in quantizers for node in graph.layers)
-        return {"tensors": len(quantizers), "layers": layers}
+        layers = sum(quantizer.int8(node, quantizers) for node in prepared.layers)
+        return {"tensors": len(quantizers), "layers": layers, **results}
 
-    parameters = {"scheme": scheme, "method": method} if chosen.roles else {"scheme": scheme}
     sidecar = Sidecar("quantized", made_from, parameters, store.versions("edgeres", "onnx"))
     return store.make(out, sidecar, write)
 
 
-def activations(graph: Graph, found: Statistics, scheme: Scheme, method: str) -> dict[str, Quantizer]:
-    """The quantizer of every tensor that the scheme quantizes; what only moves values shares its source's."""
+def activations(
+    graph: Graph, found: Statistics, scheme: Scheme, method: str, keep: Collection[str] = ()
+) -> dict[str, Quantizer]:
+    """The quantizer of every tensor that the scheme quantizes; what only moves values shares its source's.
+
+    A tensor that only layers of `keep` read has none.
+    """
     made: dict[str, Quantizer] = {}
     for name, role in graph.roles.items():
-        if role not in scheme.roles:
+        readers = graph.consumers.get(name, [])
+        if role not in scheme.roles or (readers and all(reader.name in keep for reader in readers)):
             continue
         if name not in found:
             raise InputError(f"the statistics say nothing of {name} in {graph.where}; calibrate again.")
-        source = found[graph.source(name)]
-        made[name] = quantizer(ranges.find(method)(source, scheme.symmetric), scheme)
+        if name == LEVELS:
+            made[name] = Quantizer(np.float32(1 / UNIT), scheme.activation(0 if scheme.activation is np.int8 else 128))
+        else:
+            span = ranges.find(method)(found[graph.source(name)], scheme.symmetric)
+            made[name] = quantizer(span, scheme)
     return made
 
 
@@ -100,76 +147,84 @@ def quantizer(span: ranges.Range, scheme: Scheme) -> Quantizer:
     return Quantizer(scale, scheme.activation(point))
 
 
-def place(graph: Graph, quantizers: Mapping[str, Quantizer], found: Statistics, scheme: Scheme) -> onnx.ModelProto:
-    """A new model with a Q/DQ pair behind each given tensor, and the weights of the layers they feed in INT8."""
-    writer = _Writer(scheme)
-    for value in graph.model.graph.input:
-        writer.pair(value.name, quantizers.get(value.name))
-    for node in graph.model.graph.node:
-        copied = NodeProto()
-        copied.CopyFrom(node)
-        copied.input[:] = [writer.renamed.get(name, name) for name in node.input]
-        if node.op_type in ("Conv", "Gemm") and node.input[0] in quantizers:
-            writer.layer(node, copied, graph, quantizers[node.input[0]], found[node.input[0]].means)
-        else:
-            writer.constants.update({name: graph.weights[name] for name in node.input if name in graph.weights})
-        writer.nodes.append(copied)
-        writer.pair(node.output[0], quantizers.get(node.output[0]))
-    made = onnx.ModelProto()
-    made.CopyFrom(graph.model)
-    del made.graph.node[:], made.graph.initializer[:]
-    made.graph.node.extend(writer.nodes)
-    made.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in writer.constants.items())
-    return made
+def alone(graph: Graph, node: NodeProto, found: Statistics, scheme: Scheme) -> weights.Layer:
+    """A layer in INT8 by its own weights: each rounded to the nearest, the bias corrected by the means of its input."""
+    weight = graph.weights[node.input[1]]
+    bias = graph.weights[node.input[2]] if len(node.input) > 2 else np.zeros(len(weight), np.float32)
+    scale = weights.scales(weight, scheme.paired)
+    quantized = weights.quantize(weight, scale)
+    used = weights.dequantize(quantized, scale)
+    return weights.Layer(quantized, scale, weights.corrected(bias, weight, used, found[node.input[0]].means))
 
 
-class _Writer:
-    """The nodes and constants of a Q/DQ graph while it grows."""
+class _Quantization:
+    """What every choice of one quantization shares."""
 
-    def __init__(self, scheme: Scheme) -> None:
-        self.scheme = scheme
-        self.nodes: list[NodeProto] = []
-        self.constants: dict[str, NDArray[Any]] = {}
-        self.renamed: dict[str, str] = {}
-
-    def pair(self, name: str, quantizer: Quantizer | None) -> None:
-        """Q and DQ behind a tensor; later nodes read the dequantized one."""
-        if quantizer is None:
-            return
-        scale, point = f"{name}.scale", f"{name}.zero_point"
-        self.constants[scale], self.constants[point] = np.array(quantizer.scale), np.array(quantizer.zero_point)
-        self.nodes += [
-            helper.make_node("QuantizeLinear", [name, scale, point], [f"{name}.q"], f"{name}.quantize"),
-            helper.make_node("DequantizeLinear", [f"{name}.q", scale, point], [f"{name}.dq"], f"{name}.dequantize"),
-        ]
-        self.renamed[name] = f"{name}.dq"
-
-    def layer(
-        self, node: NodeProto, copied: NodeProto, graph: Graph, source: Quantizer, means: NDArray[np.float64]
+    def __init__(
+        self,
+        graph: Graph,
+        found: Statistics,
+        scheme: Scheme,
+        keep: frozenset[str],
+        images: ImageSet | None,
+        preprocess: Preprocess,
     ) -> None:
-        """The weights of a layer in INT8, its bias corrected for them."""
-        weight = graph.weights[node.input[1]]
-        bias = graph.weights[node.input[2]] if len(node.input) > 2 else np.zeros(len(weight), np.float32)
-        scale = weights.scales(weight, self.scheme.paired)
-        if self.scheme.int32_bias:
-            scale = np.maximum(scale, np.abs(bias) / (source.scale * BIAS_LIMIT)).astype(np.float32)
-        quantized = weights.quantize(weight, scale)
-        bias = weights.corrected(bias, weight, weights.dequantize(quantized, scale), means)
-        copied.input[1] = self._constant(f"{node.name}.weight", quantized, scale)
-        name = f"{node.name}.bias"
-        if self.scheme.int32_bias:
-            product = (scale * source.scale).astype(np.float32)
-            whole = np.rint(bias / product.astype(np.float64)).astype(np.int32)
-            name = self._constant(name, whole, product)
-        else:
-            self.constants[name] = bias
-        copied.input[2:] = [name]
+        self.graph, self.found, self.scheme, self.keep = graph, found, scheme, keep
+        self.images, self.preprocess = images, preprocess
 
-    def _constant(self, name: str, quantized: NDArray[Any], scale: NDArray[np.float32]) -> str:
-        """An integer constant with its DequantizeLinear along axis 0."""
-        values, factor, point = f"{name}.q", f"{name}.scale", f"{name}.zero_point"
-        self.constants |= {values: quantized, factor: scale, point: np.zeros(len(scale), quantized.dtype)}
-        self.nodes.append(
-            helper.make_node("DequantizeLinear", [values, factor, point], [f"{name}.dq"], f"{name}.dequantize", axis=0)
-        )
-        return f"{name}.dq"
+    def int8(self, node: NodeProto, quantizers: Mapping[str, Quantizer]) -> bool:
+        return node.input[0] in quantizers and node.name not in self.keep
+
+    def layers(
+        self, quantizers: Mapping[str, Quantizer], level: str, progress: Callable[[int], object] = lambda layers: None
+    ) -> dict[str, weights.Layer]:
+        """The INT8 layers as a level makes them."""
+        mine = [node for node in self.graph.layers if self.int8(node, quantizers)]
+        count = EFFORT[level]
+        if not count or not mine:
+            return {node.name: alone(self.graph, node, self.found, self.scheme) for node in mine}
+        names = {node.name for node in mine}
+        images = self._decoded(self._fitting, count)
+        fits = [
+            reconstruct.layers(self.graph, images, quantizers, names, self.scheme.paired, stiffness, progress)
+            for stiffness in (BEST if level == "best" else [reconstruct.STIFFNESS])
+        ]
+        return fits[0] if len(fits) == 1 else max(fits, key=lambda layers: self._sqnr(quantizers, layers))
+
+    def _sqnr(self, quantizers: Mapping[str, Quantizer], layers: Mapping[str, weights.Layer]) -> float:
+        """Of the logits, in dB, on some of the images."""
+        made = place.place(self.graph, quantizers, layers, self.scheme)
+        return simulate.sqnr(self._reference, simulate.logits(made, self._judges))
+
+    @cached_property
+    def _judges(self) -> NDArray[np.float32]:
+        """A quarter of the images, or as many as are needed: no weight is fitted to them."""
+        assert self.images is not None
+        mine = set(self._fitting.names)
+        rest = [index for index, name in enumerate(self.images.names) if name not in mine]
+        return self._decoded(self.images.take(rest) if rest else self.images, AUTO_IMAGES)
+
+    @cached_property
+    def _fitting(self) -> ImageSet:
+        assert self.images is not None
+        return self.images.draw(max(1, len(self.images) * 3 // 4))
+
+    @cached_property
+    def _reference(self) -> NDArray[np.float32]:
+        return simulate.logits(self.graph.model, self._judges)
+
+    def method(self, wanted: str) -> tuple[str, dict[str, Any]]:
+        """The range method that is meant, and for "auto" what was measured: SQNR of the logits in dB by method."""
+        if wanted != AUTO:
+            return wanted, {}
+        measured = {}
+        for method in ranges.METHODS:
+            quantizers = activations(self.graph, self.found, self.scheme, method, self.keep)
+            measured[method] = round(self._sqnr(quantizers, self.layers(quantizers, "fast")), 2)
+        best = max(measured, key=measured.__getitem__)
+        return best, {"method": best, "sqnr": measured}
+
+    def _decoded(self, images: ImageSet, count: int) -> NDArray[np.float32]:
+        """`count` images of 224 x 224 pixels, or as much of smaller ones."""
+        drawn = images.draw(max(1, count * PIXELS // self.preprocess.crop**2))
+        return np.concatenate([batch.images for batch in batches(drawn, self.preprocess, 8)])

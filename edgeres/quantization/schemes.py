@@ -54,11 +54,27 @@ SCHEMES: Mapping[str, Scheme] = {
     for scheme in (
         Scheme(
             "onnxruntime",
-            "ONNX Runtime on CPUs: U8 activations, INT32 biases, residual sums in INT8",
+            "ONNX Runtime on any x86 CPU: U8 activations, INT32 biases, residual sums in INT8",
             _ALL,
             np.uint8,
             symmetric=False,
             paired=True,
+            int32_bias=True,
+        ),
+        Scheme(
+            "onnxruntime-vnni",
+            "the same for x86 CPUs with VNNI alone: weights may use all of their eighth bit",
+            _ALL,
+            np.uint8,
+            symmetric=False,
+            int32_bias=True,
+        ),
+        Scheme(
+            "onnxruntime-arm",
+            "ONNX Runtime on ARM: S8 activations and weights, which its kernels multiply as they are",
+            _ALL,
+            np.int8,
+            symmetric=False,
             int32_bias=True,
         ),
         Scheme(
@@ -92,8 +108,13 @@ SCHEMES: Mapping[str, Scheme] = {
 }
 
 
+ALIASES = {"onnxruntime-avx2": "onnxruntime"}
+"""Paired weights are right on every x86 CPU; who looks for the scheme without VNNI finds it by that name, too."""
+
+
 def find(name: str) -> Scheme:
     """UsageError where there is no such scheme."""
+    name = ALIASES.get(name, name)
     if name not in SCHEMES:
         raise UsageError(f"there is no scheme {name!r}; there are {', '.join(SCHEMES)}.")
     return SCHEMES[name]

@@ -1,4 +1,4 @@
-"""What calibration keeps of each activation tensor, in constant memory: range, histogram, per-channel means.
+"""What calibration keeps of each activation tensor, in constant memory: range, histogram, per-channel means and peaks.
 
 The bins of a histogram are a power of two wide, and counts are integers, so that a histogram that must grow merges
 neighbouring bins exactly: the result does not depend on the order of the images, on the batches, or on how many
@@ -27,41 +27,53 @@ _SMALLEST = -126
 @dataclass(frozen=True)
 class TensorStatistics:
     """`low` and `high` of all values; `counts` int64 (2 * BINS,) of bins 2**exponent wide, the first BINS below zero;
-    `sums` int64 (C,) of the spatial means of each channel, in units of 2**-20, over `images` images."""
+    `sums` int64 (C,) of the spatial means of each channel, in units of 2**-20, over `images` images; `peaks` (C,) the
+    largest magnitudes of each channel."""
 
     low: float
     high: float
     exponent: int
     counts: NDArray[np.int64]
     sums: NDArray[np.int64]
+    peaks: NDArray[np.float32]
     images: int
 
     @classmethod
-    def of(cls, values: NDArray[np.float32]) -> "TensorStatistics":
-        """The statistics of one batch, (N, C, ...). ValueError where a value is NaN or infinite."""
-        low, high = float(values.min()) + 0.0, float(values.max()) + 0.0  # + 0.0: there is but one zero
-        if not np.isfinite(low + high):
+    def of(
+        cls,
+        samples: NDArray[np.float32],
+        maxima: NDArray[np.float32],
+        minima: NDArray[np.float32],
+        means: NDArray[np.float32],
+        peaks: NDArray[np.float32],
+    ) -> "TensorStatistics":
+        """The statistics of N images: some of their values; extremes, mean and largest magnitude of all, (N, C) each.
+
+        ValueError where a value is NaN or infinite.
+        """
+        low, high = float(minima.min()) + 0.0, float(maxima.max()) + 0.0  # + 0.0: there is but one zero
+        if not np.isfinite(low + high) or not np.isfinite(means).all():
             raise ValueError("NaN or infinite")
         largest = max(-low, high)
         exponent = max(int(np.frexp(largest)[1]) - BINS.bit_length() + 1, _SMALLEST) if largest > 0 else _SMALLEST
         # Scaled down in float32, a tiny negative value could become zero and change its side.
         kind = np.float64 if low < 0 < exponent else np.float32
-        bins = np.multiply(values.ravel(), kind(2.0**-exponent), dtype=kind)
+        bins = np.multiply(samples.ravel(), kind(2.0**-exponent), dtype=kind)
         if low < 0:
             np.floor(bins, out=bins)
         index = bins.astype(np.intp)
         index += BINS
         counts = np.bincount(index, minlength=2 * BINS)
-        means = values.reshape(*values.shape[:2], -1).mean(2, dtype=np.float64)
-        sums = np.rint(means * _FRACTION).astype(np.int64).sum(0)
-        return cls(low, high, exponent, counts, sums, len(values))
+        sums = np.rint(means.astype(np.float64) * _FRACTION).astype(np.int64).sum(0)
+        return cls(low, high, exponent, counts, sums, peaks.max(0), len(samples))
 
     def __add__(self, other: "TensorStatistics") -> "TensorStatistics":
         """The statistics of both sets of images."""
         exponent = max(self.exponent, other.exponent)
         counts = self._coarser(exponent) + other._coarser(exponent)
         low, high = min(self.low, other.low), max(self.high, other.high)
-        return TensorStatistics(low, high, exponent, counts, self.sums + other.sums, self.images + other.images)
+        sums, peaks = self.sums + other.sums, np.maximum(self.peaks, other.peaks)
+        return TensorStatistics(low, high, exponent, counts, sums, peaks, self.images + other.images)
 
     def _coarser(self, exponent: int) -> NDArray[np.int64]:
         """The counts in bins 2**exponent wide."""
@@ -78,6 +90,12 @@ class TensorStatistics:
         return np.ldexp(np.arange(-BINS, BINS + 1, dtype=np.float64), self.exponent)
 
     @property
+    def power(self) -> float:
+        """The mean square of all values, from the histogram."""
+        centres = (self.edges[:-1] + self.edges[1:]) / 2
+        return float(np.dot(self.counts, np.square(centres)) / self.counts.sum())
+
+    @property
     def means(self) -> NDArray[np.float64]:
         """The mean of each channel, (C,)."""
         return self.sums / (_FRACTION * self.images)
@@ -87,20 +105,31 @@ Statistics = Mapping[str, TensorStatistics]
 """Statistics by the name of the tensor."""
 
 
-def save(statistics: Statistics, path: Path) -> None:
-    """Write a `.stats` file: a compressed .npz whose bytes depend on the statistics alone."""
-    arrays: dict[str, Any] = {"names": np.array(list(statistics))}
-    for position, one in enumerate(statistics.values()):
+@dataclass(frozen=True)
+class Calibration:
+    """What a `.stats` file holds: the statistics of the prepared graph, and the scales that it was prepared with."""
+
+    tensors: Statistics
+    scales: Mapping[str, NDArray[np.float32]]
+
+
+def save(calibration: Calibration, path: Path) -> None:
+    """Write a `.stats` file: a compressed .npz whose bytes depend on its content alone."""
+    arrays: dict[str, Any] = {"names": np.array(list(calibration.tensors), str)}
+    for position, one in enumerate(calibration.tensors.values()):
         arrays[f"{position}.range"] = np.array([one.low, one.high])
         arrays[f"{position}.exponent"] = np.array([one.exponent, one.images])
         arrays[f"{position}.counts"] = one.counts
         arrays[f"{position}.sums"] = one.sums
+        arrays[f"{position}.peaks"] = one.peaks
+    arrays["scaled"] = np.array(list(calibration.scales), str)
+    arrays |= {f"scales.{position}": values for position, values in enumerate(calibration.scales.values())}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     path.write_bytes(buffer.getvalue())
 
 
-def load(path: Path) -> dict[str, TensorStatistics]:
+def load(path: Path) -> Calibration:
     """Read what `save` wrote; UsageError where it is absent, InputError where it is something else."""
     if not path.is_file():
         raise UsageError(f"there are no statistics at {path}; make them with `edgeres calibrate`.")
@@ -109,8 +138,10 @@ def load(path: Path) -> dict[str, TensorStatistics]:
             found = {}
             for position, name in enumerate(arrays["names"]):
                 (low, high), (exponent, images) = arrays[f"{position}.range"], arrays[f"{position}.exponent"]
-                counts, sums = arrays[f"{position}.counts"], arrays[f"{position}.sums"]
-                found[str(name)] = TensorStatistics(float(low), float(high), int(exponent), counts, sums, int(images))
-            return found
+                counts, sums, peaks = (arrays[f"{position}.{key}"] for key in ("counts", "sums", "peaks"))
+                one = TensorStatistics(float(low), float(high), int(exponent), counts, sums, peaks, int(images))
+                found[str(name)] = one
+            scales = {str(name): arrays[f"scales.{position}"] for position, name in enumerate(arrays["scaled"])}
+            return Calibration(found, scales)
     except Exception as error:  # zipfile, zlib and numpy each have their own
         raise InputError(f"{path} is not a statistics file ({error}); calibrate again.") from None

@@ -1,5 +1,7 @@
 """Per-channel symmetric INT8 weights, axis 0, and the bias correction that goes with them."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -7,21 +9,39 @@ LIMIT = 127
 """INT8 weights are -127 ... 127: symmetric, as TensorRT and the per-channel kernels want them."""
 PAIR_LIMIT = 128
 """255 * 128 = 32,640: the largest sum of two neighbouring weights that U8 activations cannot push out of 16 bits."""
-SHARES = np.linspace(0.7, 1.0, 16)
+SHARES = np.linspace(0.7, 1.0, 7)
 """Shares of a channel's largest weight that the search for its scale tries."""
-PAIRED_SHARES = np.linspace(0.7, 2.0, 27)
+PAIRED_SHARES = np.linspace(0.7, 2.0, 14)
 """The same where pairs are limited: at 2.0 no weight is above 64, so that every pair fits."""
+
+
+TOGETHER = 1 << 16
+"""Weights whose scales are sought at once: as many as stay in the cache."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a layer is written with: INT8 weights (O, ...), their scales (O,), and the bias (O,) in float."""
+
+    weight: NDArray[np.int8]
+    scale: NDArray[np.float32]
+    bias: NDArray[np.float32]
 
 
 def scales(weight: NDArray[np.float32], paired: bool = False) -> NDArray[np.float32]:
     """The scale of each output channel, (O,): the one with the smallest squared error of its INT8 weights (O, ...).
 
     `paired` admits only scales with which no two neighbouring weights of one sign sum to more than `PAIR_LIMIT`.
-    The AVX2 and SSE kernels of the CPU runtimes (vpmaddubsw) add the products of two neighbours along the input
+    The AVX2 kernels of the CPU runtimes (vpmaddubsw) add the products of two neighbours along the input
     channels in 16 bits, with saturation: a larger pair can give wrong sums. Seven-bit weights, the usual remedy,
     bound every single weight instead of the pairs and give up twice as much. A channel of zeros gets scale 1.
     """
     flat = _by_position(weight)
+    rows = max(1, TOGETHER // flat.shape[1])
+    return np.concatenate([_scales(flat[start : start + rows], paired) for start in range(0, len(flat), rows)])
+
+
+def _scales(flat: NDArray[np.float32], paired: bool) -> NDArray[np.float32]:
     largest = np.abs(flat).max(1)
     dead = largest < np.finfo(np.float32).tiny * LIMIT
     largest[dead] = LIMIT

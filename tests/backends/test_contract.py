@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeres import backends, engines, onnx_io
-from edgeres.backends import Backend, Engine
+from edgeres.backends import Backend, Engine, RuntimeLayer
 from edgeres.errors import BuildError, InputError, MissingRuntime, UsageError
 from edgeres.quantization import schemes
 from edgeres.quantization.quantize import quantize
@@ -152,6 +152,23 @@ class TestContract:
             assert logits.dtype == np.float32
             np.testing.assert_allclose(logits, expected[:batch], atol=tolerance)
 
+    @pytest.mark.parametrize("calibrating", [False, True])
+    def test_a_stream_gives_what_single_runs_give_in_their_order(
+        self, calibrating: bool, engine: Path, target: Target, images: NDArray[np.float32]
+    ) -> None:
+        try:
+            loaded = engines.load(engine, target, calibrating=calibrating)
+        except MissingRuntime as error:
+            pytest.skip(str(error))
+        given = [np.roll(images[index % 6], index, 2)[None] for index in range(37)]
+        outputs = list(loaded.stream(iter(given)))
+        assert [output.shape for output in outputs] == [(1, 10)] * len(given)
+        single = np.concatenate([loaded.run(image) for image in given])
+        largest = float(np.abs(single).max())
+        np.testing.assert_allclose(np.concatenate(outputs), single, atol=1e-5 * largest)
+        assert np.abs(np.diff(single, axis=0)).max(1).min() > 1e-3 * largest  # no two are alike
+        assert list(loaded.stream(iter(given[:0]))) == []
+
     def test_results_are_the_callers_to_keep(self, engine: Path, target: Target, images: NDArray[np.float32]) -> None:
         loaded = self.loaded(engine, target)
         first = loaded.run(images[:2])
@@ -225,6 +242,39 @@ class TestContract:
         assert properties["version"][0].isdecimal()
         assert target != Target("openvino", "cpu") or properties["precision"] == "f32"
         assert all(isinstance(key, str) and isinstance(value, str) and value for key, value in properties.items())
+
+    @staticmethod
+    def inspected(path: Path, target: Target) -> list[RuntimeLayer]:
+        try:
+            return engines.inspect(path, target)
+        except MissingRuntime as error:
+            pytest.skip(str(error))
+
+    def test_it_tells_that_fp32_is_fp32(self, target: Target, exported: Path) -> None:
+        layers = self.inspected(exported, target)
+        assert [layer.precision for layer in layers if "Conv" in layer.operators] == ["fp32"] * 19
+        assert [layer.precision for layer in layers if "Gemm" in layer.operators] == ["fp32"]
+        assert all(layer.kernel and layer.name for layer in layers)
+
+    def test_it_tells_which_layers_of_its_own_scheme_run_in_int8(
+        self, backend: Backend, name: str, target: Target, exported: Path, calibrated: Path, folder: Path
+    ) -> None:
+        int8 = quantize(exported, calibrated, folder / f"{name}.onnx", scheme=backend.scheme(target)).path
+        layers = self.inspected(int8, target)
+        assert [layer.precision for layer in layers if "Conv" in layer.operators] == ["int8"] * 19
+
+    def test_an_engine_is_inspected_like_its_model(self, engine: Path, target: Target, exported: Path) -> None:
+        from_file, from_engine = self.inspected(exported, target), self.inspected(engine, target)
+        for operator in ("Conv", "Gemm"):
+            told = [
+                [(layer.precision, layer.weight_bytes) for layer in layers if operator in layer.operators]
+                for layers in (from_file, from_engine)
+            ]
+            assert told[0] == told[1]
+
+    def test_an_unknown_device_is_not_inspected(self, backend: Backend, target: Target, exported: Path) -> None:
+        with pytest.raises(UsageError, match=f"'abacus'; it has .*{target.device}"):
+            backend.inspect(exported, Target(target.backend, "abacus"))
 
     def test_threads_are_set_where_a_cpu_computes(self, engine: Path, target: Target) -> None:
         loaded = self.loaded(engine, target, 1)

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeres.backends import tensorrt
+from edgeres.backends import tensorrt, tensorrt_layers
 from edgeres.errors import BuildError, EdgeresError, InputError, MissingRuntime, UsageError
 from edgeres.quantization.half import to_half
 from edgeres.types import Target
@@ -242,6 +242,35 @@ def test_the_scheme_of_a_target_is_one_that_it_compiles() -> None:
     assert {*schemes.values(), tensorrt.backend("tensorrt").scheme(Target("tensorrt", "current"))} == {"tensorrt"}
 
 
+# --- what an engine is made of
+
+
+def test_the_layers_of_a_model_are_told_without_a_gpu(
+    rtx: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensorrt, "_gpu", lambda: "no driver")
+    onnx.save(network(quantized=True), tmp_path / "model.onnx")
+    layers = RTX.inspect(tmp_path / "model.onnx", Target("tensorrt-rtx", "sm86"))
+    told = [(layer.origins[0], layer.precision, layer.weight_bytes) for layer in layers if "Conv" in layer.operators]
+    # The three channels of the image are filled up to four.
+    assert told == [("first", "int8", CHANNELS * 4 * 9), ("second", "int8", CHANNELS * CHANNELS * 9)]
+    assert [layer.precision for layer in layers if "logits" in layer.origins] == ["fp32"]
+    with pytest.raises(MissingRuntime, match=r"inspect the ONNX file that engine was built from"):
+        RTX.inspect(tmp_path / "engine", Target("tensorrt-rtx", "sm86"))
+
+
+def test_a_plan_is_read_whatever_tensorrt_calls_its_parts() -> None:
+    (layer,) = tensorrt_layers.read(
+        "Layers:\nName: c + r, LayerType: CaskConvolution, Inputs: [ { Name: x, Dimensions: [1,8,4,4], "
+        "Format/Datatype: Half }], Outputs: [ { Name: y, Dimensions: [1,8,4,4], Format/Datatype: Half }], "
+        "TacticName: t, Metadata: [ONNX Layer: c]\x1e[ONNX Layer: r]\n"
+        "Name: w, LayerType: wait, Inputs: [], Outputs: []\n"
+    )
+    assert (layer.operators, layer.kernel, layer.precision) == (("Conv",), "CaskConvolution", "fp16")
+    assert layer.origins == ("c", "r")
+    assert tensorrt_layers.read("") == []
+
+
 # --- what a machine can do
 
 
@@ -416,7 +445,7 @@ def test_run_copies_in_computes_and_copies_out(cuda: Cuda, tmp_path: Path) -> No
     model = network(batch=None)
     engine = loaded(model, tmp_path)
     assert engine.input_shape == (None, 3, 16, 16)
-    assert engine.properties["precision"] == "1 convolutions in Int8"
+    assert engine.properties["precision"] == "1 convolutions in int8"
     assert engine.properties["device"] == "RTX 4090 (sm89)"
     random = np.random.default_rng(1)
     for batch in (4, 1, 3):
@@ -424,6 +453,12 @@ def test_run_copies_in_computes_and_copies_out(cuda: Cuda, tmp_path: Path) -> No
         np.testing.assert_array_equal(engine.run(images), reference(model, images))
     with pytest.raises(InputError, match="up to 4"):
         engine.run(np.zeros((5, 3, 16, 16), np.float32))
+
+
+def test_an_engine_is_inspected_through_the_inspector(cuda: Cuda, tmp_path: Path) -> None:
+    (tmp_path / "engine").write_bytes(network().SerializeToString())
+    (layer,) = RTX.inspect(tmp_path / "engine", Target("tensorrt-rtx", "sm89"))
+    assert (layer.name, layer.operators, layer.kernel, layer.precision) == ("a", ("Conv",), "correlation", "int8")
 
 
 def test_memory_goes_back_with_the_engine(cuda: Cuda, tmp_path: Path) -> None:

@@ -13,29 +13,36 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from edgeres import onnx_io
-from edgeres.data import ImageSet, batches, open_images
+from edgeres.data import ImageSet, open_images
 from edgeres.errors import InputError, SchemeError, UsageError
 from edgeres.quantization import statistics, weights
 from edgeres.quantization.calibrate import calibrate
 from edgeres.quantization.graph import WEIGHTED, Graph, Role
+from edgeres.quantization.prepare import LEVELS, prepare
 from edgeres.quantization.quantize import quantize, quantizer
 from edgeres.quantization.ranges import METHODS
 from edgeres.quantization.schemes import SCHEMES, Scheme
-from edgeres.quantization.statistics import Statistics
+from edgeres.quantization.statistics import Calibration
+from quantization import reference
+from quantization.reference import KINDS, changed, pixels, sqnr
 
 INT8 = [name for name, scheme in SCHEMES.items() if scheme.roles]
-KINDS = ("basic", "grouped", "pad")
 LEAST = 15.0
 """dB of signal over quantization noise in the logits; the files reach 20 to 33, a broken one stays below 5."""
 
 
 class Source(NamedTuple):
-    """An FP32 file with its statistics."""
+    """An FP32 file with its statistics, and the prepared graph that these are of."""
 
     model: Path
     stats: Path
     graph: Graph
-    found: Statistics
+    found: Calibration
+
+
+def prepared(model: Path, stats: Path) -> Graph:
+    graph = Graph.of(onnx_io.load(model), model)
+    return prepare(graph, statistics.load(stats).scales, onnx_io.info(model).preprocess)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +58,7 @@ def sources(
     made = {}
     for kind, path in {**networks, "pad": exported}.items():
         stats = calibrate(path, images, folder / f"{kind}.stats").path
-        made[kind] = Source(path, stats, Graph.of(onnx_io.load(path), path), statistics.load(stats))
+        made[kind] = Source(path, stats, prepared(path, stats), statistics.load(stats))
     return made
 
 
@@ -91,16 +98,7 @@ class Written:
 
 
 def logits(path: Path, images: ImageSet, level: str = "ORT_DISABLE_ALL") -> NDArray[np.float32]:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.__members__[level]
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    parts = batches(images, onnx_io.info(path).preprocess, 10)
-    return np.concatenate([session.run(None, {"input": part.images})[0] for part in parts])
-
-
-def sqnr(found: NDArray[np.float32], exact: NDArray[np.float32]) -> float:
-    return float(10 * np.log10(np.square(exact).sum() / np.square(found - exact).sum()))
+    return reference.logits(path, pixels(path, images), level)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -149,10 +147,11 @@ def test_the_branch_of_a_sum_is_quantized_for_onnx_runtime_alone(
 ) -> None:
     for scheme in INT8:
         file = Written(written(kind, scheme))
-        for add in (node for node in file.nodes if node.op_type == "Add"):
+        for add in (node for node in file.nodes if node.op_type == "Add" and node.output[0] != LEVELS):
             givers = Counter(file.producers[name].op_type for name in add.input)
             both = {"DequantizeLinear": 2}
-            assert givers == (both if scheme == "onnxruntime" else {"DequantizeLinear": 1, "Conv": 1}), add.name
+            mine = scheme.startswith("onnxruntime")
+            assert givers == (both if mine else {"DequantizeLinear": 1, "Conv": 1}), add.name
 
 
 @pytest.mark.parametrize("scheme", INT8)
@@ -169,10 +168,12 @@ def test_activations_have_the_type_and_the_symmetry_of_the_scheme(
     if SCHEMES[scheme].symmetric:
         assert set(points.values()) == {0}
     else:
-        signed = {Role.INPUT, Role.BRANCH}
+        least = np.iinfo(SCHEMES[scheme].activation).min
         for name, role in sources[kind].graph.roles.items():
-            assert name not in points or (points[name] > 0) == (sources[kind].found[name].low < 0), name
-            assert name not in points or role not in signed or 64 < points[name] < 192, name
+            above = points.get(name, least) - least
+            assert name not in points or (above > 0) == (sources[kind].found.tensors[name].low < 0), name
+            assert name not in points or role is not Role.BRANCH or 20 < above < 192, name
+        assert points[LEVELS] - least == 128
 
 
 @pytest.mark.parametrize("scheme", INT8)
@@ -228,7 +229,7 @@ def test_the_bias_is_what_the_scheme_says_and_corrected_by_the_means_of_the_laye
         original, constant = (source.graph.weights[one] for one in layer.input[1:3])
         quantized, scale, _ = (file.constants[one] for one in weight.input)
         restored = weights.dequantize(quantized, scale.astype(np.float32))
-        wanted = weights.corrected(constant, original, restored, source.found[layer.input[0]].means)
+        wanted = weights.corrected(constant, original, restored, source.found.tensors[layer.input[0]].means)
         if SCHEMES[scheme].int32_bias:
             assert bias is not None
             whole, product, point = (file.constants[one] for one in bias.input)
@@ -297,9 +298,10 @@ def test_onnx_runtime_fuses_every_layer_and_sum_of_its_scheme(
     found = Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
     wanted = Counter(node.op_type for node in sources[kind].graph.model.graph.node)
     assert found["QLinearConv"] == wanted["Conv"]
-    assert found["QLinearAdd"] == wanted["Add"]
+    assert found["QLinearAdd"] == wanted["Add"] - 1
+    assert found["Add"] == 1  # the image in its levels
     assert found["QGemm"] == wanted["Gemm"]
-    assert not found.keys() & {"Conv", "FusedConv", "Add", "Gemm", "FusedGemm", "Relu"}
+    assert not found.keys() & {"Conv", "FusedConv", "Gemm", "FusedGemm", "Relu"}
     if kind != "pad":  # which is padded in float
         assert not found["DequantizeLinear"]
         assert found["QuantizeLinear"] == 1
@@ -341,17 +343,143 @@ def test_statistics_of_another_model_are_refused(sources: dict[str, Source], tmp
 
 
 def test_statistics_that_lack_a_tensor_are_refused(sources: dict[str, Source], tmp_path: Path) -> None:
-    part = {name: one for name, one in sources["basic"].found.items() if name != "layer1.1.conv1.relu"}
-    statistics.save(part, tmp_path / "part.stats")
+    whole = sources["basic"].found
+    part = {name: one for name, one in whole.tensors.items() if name != "layer1.1.conv1.relu"}
+    statistics.save(Calibration(part, whole.scales), tmp_path / "part.stats")
     with pytest.raises(InputError, match=r"say nothing of layer1\.1\.conv1\.relu in .*basic\.onnx; calibrate again"):
         quantize(sources["basic"].model, tmp_path / "part.stats", tmp_path / "x.onnx")
+
+
+@pytest.mark.parametrize("wanted", [{"level": "balanced"}, {"level": "best"}, {"method": "auto"}])
+def test_images_are_asked_for_where_they_are_needed(
+    wanted: dict[str, str], sources: dict[str, Source], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"needs images; give --data, or --level fast\.$"):
+        quantize(sources["basic"].model, sources["basic"].stats, tmp_path / "x.onnx", **wanted)
+    assert not list(tmp_path.iterdir())
+
+
+def judges(images: ImageSet) -> ImageSet:
+    """The quarter of the images that no weight is fitted to."""
+    fitted = set(images.draw(len(images) * 3 // 4).names)
+    return images.take(index for index, name in enumerate(images.names) if name not in fitted)
+
+
+@pytest.mark.parametrize("scheme", ["onnxruntime", "portable"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_auto_is_the_method_that_loses_least_in_the_logits(
+    kind: str, scheme: str, sources: dict[str, Source], images: ImageSet, tmp_path: Path
+) -> None:
+    model, stats, *_ = sources[kind]
+    drawn = judges(images)
+    exact = logits(model, drawn)
+    made = quantize(model, stats, tmp_path / "auto.onnx", scheme=scheme, method="auto", images=images)
+    told, chosen = made.sidecar.results["sqnr"], made.sidecar.results["method"]
+    found = {}
+    for method in METHODS:
+        path = quantize(model, stats, tmp_path / f"{method}.onnx", scheme=scheme, method=method).path
+        found[method] = sqnr(logits(path, drawn), exact)
+        assert told[method] == pytest.approx(found[method], abs=0.02)
+    assert found[chosen] >= max(found.values()) - 0.02
+    assert len({round(value, 1) for value in found.values()}) > 1
+    assert made.path.read_bytes() == (tmp_path / f"{chosen}.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("scheme", ["tensorrt"])
+def test_a_higher_level_loses_less_on_images_that_were_not_used(
+    scheme: str, sources: dict[str, Source], images: ImageSet, tmp_path: Path
+) -> None:
+    model, _, *_ = sources["basic"]
+    order = np.random.default_rng(0).permutation(len(images))
+    mine, others = images.take(order[:12].tolist()), images.take(order[12:].tolist())
+    stats = calibrate(model, mine, tmp_path / "x.stats").path
+    exact, lost = logits(model, others), {}
+    for level in ("fast", "balanced"):
+        made = quantize(model, stats, tmp_path / f"{level}.onnx", scheme=scheme, level=level, images=mine)
+        lost[level] = sqnr(logits(made.path, others), exact)
+        assert dict(made.sidecar.results) == {"layers": 9, "tensors": 15 if scheme == "onnxruntime" else 12}
+    assert lost["balanced"] > lost["fast"] + 0.5
+
+
+def test_progress_tells_of_each_layer_that_is_fitted(
+    sources: dict[str, Source], images: ImageSet, tmp_path: Path
+) -> None:
+    model, stats, *_ = sources["grouped"]
+    told: list[int] = []
+    quantize(model, stats, tmp_path / "x.onnx", level="balanced", images=images.take([0]), progress=told.append)
+    assert told == [1] * len(list(sources["grouped"].graph.layers))
+
+
+def test_another_level_or_other_images_make_the_file_again(
+    sources: dict[str, Source], images: ImageSet, tmp_path: Path
+) -> None:
+    model, stats, *_ = sources["pad"]
+    few, others = images.take([0]), images.take([2])
+    assert quantize(model, stats, tmp_path / "x.onnx", images=few).made
+    assert not quantize(model, stats, tmp_path / "x.onnx", images=others).made  # not used
+    assert quantize(model, stats, tmp_path / "x.onnx", images=few, level="balanced").made
+    assert not quantize(model, stats, tmp_path / "x.onnx", images=few, level="balanced").made
+    assert quantize(model, stats, tmp_path / "x.onnx", images=others, level="balanced").made
+
+
+@pytest.mark.parametrize("level", ["fast", "balanced"])
+def test_the_scheme_for_cpus_without_vnni_gives_the_usual_file(
+    level: str, sources: dict[str, Source], images: ImageSet, tmp_path: Path
+) -> None:
+    model, stats, *_ = sources["basic"]
+    one, other = (
+        quantize(model, stats, tmp_path / f"{scheme}.onnx", scheme=scheme, level=level, images=images.take([5])).path
+        for scheme in ("onnxruntime", "onnxruntime-avx2")
+    )
+    assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("scheme", ["onnxruntime-vnni", "onnxruntime-arm", "tensorrt"])
+def test_weights_use_their_full_range_where_nothing_saturates(scheme: str, written: Callable[[str, str], Path]) -> None:
+    files = (Written(written("basic", name)) for name in ("onnxruntime", scheme))
+    paired, free = (
+        {name: np.abs(file.constants[weight.input[0]].astype(int)) for name, (_, weight, _) in file.layers().items()}
+        for file in files
+        if all(weight for _, weight, _ in file.layers().values())
+    )
+    for name, values in free.items():
+        assert values.max() == 127, name
+        assert values.sum() >= paired[name].sum(), name
+    assert sum(values.sum() for values in free.values()) > 1.05 * sum(values.sum() for values in paired.values())
+
+
+@pytest.mark.parametrize("level", ["fast", "balanced"])
+def test_layers_to_keep_stay_in_float_and_nothing_is_quantized_for_them_alone(
+    level: str, sources: dict[str, Source], images: ImageSet, tmp_path: Path
+) -> None:
+    """The input of layer1.0.conv2 is read by it alone, that of layer2.0.conv1 by the shortcut as well."""
+    source, images = sources["basic"], images.take(range(0, 20, 5))
+    keep = ["layer1.0.conv2", "layer2.0.conv1", "conv1"]
+    made = quantize(
+        source.model, source.stats, tmp_path / "x.onnx", scheme="openvino", keep=keep, level=level, images=images
+    )
+    file, whole = Written(made.path), {name for name, role in source.graph.roles.items() if role is not Role.BRANCH}
+    assert set(file.pairs()) == whole - {"layer1.0.conv1.relu", LEVELS}
+    for name, (_, weight, _) in file.layers().items():
+        assert (weight is None) == (name in keep), name
+    assert made.sidecar.results["layers"] == 9 - len(keep)
+    for name in keep:
+        np.testing.assert_array_equal(file.constants[f"{name}.weight"], source.graph.weights[f"{name}.weight"])
+    assert made.sidecar.parameters["keep"] == sorted(keep)
+    assert sqnr(logits(made.path, images), logits(source.model, images)) > LEAST
+
+
+def test_a_layer_that_is_not_there_cannot_be_kept(sources: dict[str, Source], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"basic\.onnx has no layer layer9; `edgeres inspect` lists them"):
+        quantize(sources["basic"].model, sources["basic"].stats, tmp_path / "x.onnx", keep=["conv1", "layer9"])
 
 
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
         ({"scheme": "int4"}, "no scheme 'int4'; there are onnxruntime"),
-        ({"method": "median"}, "no range method 'median'"),
+        ({"method": "median"}, "no range method 'median'; there are minmax, percentile, entropy, mse"),
+        ({"level": "perfect"}, "no level 'perfect'; there are fast, balanced, best"),
     ],
 )
 def test_unknown_names_are_refused_with_the_known_ones(
@@ -390,18 +518,17 @@ def test_a_channel_with_tiny_weights_keeps_its_bias_in_int32(
     networks: dict[str, Path], images: ImageSet, tmp_path: Path
 ) -> None:
     model = onnx_io.load(networks["basic"])
-    (weight,) = (one for one in model.graph.initializer if one.name == "layer1.0.conv1.weight")
-    values = numpy_helper.to_array(weight).copy()
+    values = reference.constants(model)["layer1.0.conv1.weight"].copy()
     values[0] *= 1e-10
-    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
-    onnx_io.save(model, tmp_path / "fp32.onnx")
+    onnx_io.save(changed(model, {"layer1.0.conv1.weight": values}), tmp_path / "fp32.onnx")
     calibrate(tmp_path / "fp32.onnx", images, tmp_path / "x.stats")
     made = quantize(tmp_path / "fp32.onnx", tmp_path / "x.stats", tmp_path / "x.onnx", scheme="onnxruntime")
     file = Written(made.path)
     bias = file.layers()["layer1.0.conv1"][2]
     assert bias is not None
     whole, product, _ = (file.constants[one] for one in bias.input)
-    exact = Graph.of(model, made.path).weights["layer1.0.conv1.bias"]
+    exact = prepared(tmp_path / "fp32.onnx", tmp_path / "x.stats").weights["layer1.0.conv1.bias"]
+    assert exact[0] != 0
     assert whole[0] * product[0] == pytest.approx(exact[0], rel=1e-3)
     assert sqnr(logits(made.path, images), logits(tmp_path / "fp32.onnx", images)) > LEAST
 

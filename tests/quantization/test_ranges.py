@@ -34,7 +34,9 @@ def sample(name: str, count: int = 20_000) -> NDArray[np.float32]:
 
 
 def statistics(values: NDArray[np.float32]) -> TensorStatistics:
-    return TensorStatistics.of(values.reshape(1, 1, -1))
+    """Of one image with one channel, every value a sample."""
+    high, low = np.array([[values.max()]]), np.array([[values.min()]])
+    return TensorStatistics.of(values.reshape(1, -1), high, low, np.array([[values.mean()]]), np.maximum(high, -low))
 
 
 def squared_error(values: NDArray[np.float32], span: Range, symmetric: bool) -> float:

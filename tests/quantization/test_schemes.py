@@ -1,6 +1,7 @@
 """The rules that a Q/DQ graph must keep for each scheme."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,8 @@ def test_an_unknown_scheme_names_the_known_ones() -> None:
 
 def test_only_onnx_runtime_has_residual_sums_of_its_own() -> None:
     """Other runtimes fuse the sum into the convolution before it, where no Q/DQ may stand between."""
-    assert {name for name, scheme in SCHEMES.items() if Role.BRANCH in scheme.roles} == {"onnxruntime"}
+    mine = {"onnxruntime", "onnxruntime-vnni", "onnxruntime-arm"}
+    assert {name for name, scheme in SCHEMES.items() if Role.BRANCH in scheme.roles} == mine
     assert all(Role.SHORTCUT in scheme.roles for scheme in SCHEMES.values() if scheme.roles)
 
 
@@ -51,9 +53,21 @@ def test_what_tensorrt_reads_is_symmetric_with_a_float_bias(name: str) -> None:
     assert not scheme.int32_bias
 
 
-@pytest.mark.parametrize("name", [name for name, scheme in SCHEMES.items() if scheme.activation is np.uint8])
-def test_unsigned_activations_come_with_limited_pairs_of_weights(name: str) -> None:
-    assert SCHEMES[name].paired
+def test_unsigned_activations_come_with_limited_pairs_of_weights_but_where_the_cpu_has_vnni() -> None:
+    unsigned = {name for name, scheme in SCHEMES.items() if scheme.activation is np.uint8}
+    assert {name for name in unsigned if not SCHEMES[name].paired} == {"onnxruntime-vnni"}
+
+
+def test_the_schemes_of_onnx_runtime_differ_in_what_the_processor_multiplies_alone() -> None:
+    usual = SCHEMES["onnxruntime"]
+    for name, change in {"onnxruntime-vnni": {}, "onnxruntime-arm": {"activation": np.int8}}.items():
+        other = SCHEMES[name]
+        assert not other.paired
+        assert replace(usual, name=name, why=other.why, paired=False, **change) == other
+
+
+def test_the_scheme_for_cpus_without_vnni_is_the_usual_one() -> None:
+    assert find("onnxruntime-avx2") is SCHEMES["onnxruntime"]
 
 
 @pytest.mark.parametrize("name", SCHEMES)

@@ -1,0 +1,118 @@
+"""Q/DQ pairs and INT8 weights written into a graph, where a scheme wants them."""
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto, helper
+
+from edgeres.quantization.equalize import Scales
+from edgeres.quantization.graph import Graph, rebuilt
+from edgeres.quantization.schemes import Scheme
+from edgeres.quantization.weights import Layer
+
+BIAS_LIMIT = 2**30
+"""Largest INT32 bias that is written: half of the type, so that the sum of products fits beside it."""
+SCALES = "edgeres.scales"
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """Scale and zero point of one activation tensor: q = round(x / scale) + zero_point."""
+
+    scale: np.float32
+    zero_point: np.uint8 | np.int8
+
+    def rounded(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The values as they come out of the Q/DQ pair."""
+        limits, point = np.iinfo(self.zero_point.dtype), np.float32(self.zero_point)
+        made: NDArray[np.float32] = np.rint(values / self.scale)
+        np.clip(made, limits.min - point, limits.max - point, out=made)
+        made *= self.scale
+        return made
+
+
+def place(
+    graph: Graph, quantizers: Mapping[str, Quantizer], layers: Mapping[str, Layer], scheme: Scheme
+) -> onnx.ModelProto:
+    """A new model with a Q/DQ pair behind each given tensor, and the given layers in INT8."""
+    writer = _Writer(scheme)
+    for value in graph.model.graph.input:
+        writer.pair(value.name, quantizers.get(value.name))
+    for node in graph.model.graph.node:
+        copied = NodeProto()
+        copied.CopyFrom(node)
+        copied.input[:] = [writer.renamed.get(name, name) for name in node.input]
+        if node.name in layers:
+            writer.layer(copied, layers[node.name], quantizers[node.input[0]])
+        else:
+            writer.constants.update({name: graph.weights[name] for name in node.input if name in graph.weights})
+        writer.nodes.append(copied)
+        writer.pair(node.output[0], quantizers.get(node.output[0]))
+    return rebuilt(graph.model, writer.nodes, writer.constants.items())
+
+
+def remember(model: onnx.ModelProto, scales: Scales) -> None:
+    """Write into the metadata by what the channels of the tensors were divided: who compares them must know."""
+    if scales:
+        packed = {name: base64.b64encode(values.astype("<f4").tobytes()).decode() for name, values in scales.items()}
+        model.metadata_props.add(key=SCALES, value=json.dumps(packed))
+
+
+def remembered(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
+    """What `remember` wrote."""
+    stored = next((entry.value for entry in model.metadata_props if entry.key == SCALES), "{}")
+    return {name: np.frombuffer(base64.b64decode(text), "<f4") for name, text in json.loads(stored).items()}
+
+
+class _Writer:
+    """The nodes and constants of a Q/DQ graph while it grows."""
+
+    def __init__(self, scheme: Scheme) -> None:
+        self.scheme = scheme
+        self.nodes: list[NodeProto] = []
+        self.constants: dict[str, NDArray[Any]] = {}
+        self.renamed: dict[str, str] = {}
+
+    def pair(self, name: str, quantizer: Quantizer | None) -> None:
+        """Q and DQ behind a tensor; later nodes read the dequantized one."""
+        if quantizer is None:
+            return
+        scale, point = f"{name}.scale", f"{name}.zero_point"
+        self.constants[scale], self.constants[point] = np.array(quantizer.scale), np.array(quantizer.zero_point)
+        self.nodes += [
+            helper.make_node("QuantizeLinear", [name, scale, point], [f"{name}.q"], f"{name}.quantize"),
+            helper.make_node("DequantizeLinear", [f"{name}.q", scale, point], [f"{name}.dq"], f"{name}.dequantize"),
+        ]
+        self.renamed[name] = f"{name}.dq"
+
+    def layer(self, node: NodeProto, layer: Layer, source: Quantizer) -> None:
+        """The weights and the bias of a layer."""
+        weight, scale, name = layer.weight, layer.scale, f"{node.name}.bias"
+        if self.scheme.int32_bias:
+            least = np.abs(layer.bias) / (source.scale * BIAS_LIMIT)
+            if (scale < least).any():  # weights too small beside their bias for INT32
+                values = weight * scale.reshape(-1, *(1,) * (weight.ndim - 1))
+                scale = np.maximum(scale, least).astype(np.float32)
+                weight = np.rint(values / scale.reshape(-1, *(1,) * (weight.ndim - 1))).astype(np.int8)
+            product = (scale * source.scale).astype(np.float32)
+            whole = np.rint(layer.bias / product.astype(np.float64)).astype(np.int32)
+            name = self._constant(name, whole, product)
+        else:
+            self.constants[name] = layer.bias
+        node.input[1] = self._constant(f"{node.name}.weight", weight, scale)
+        node.input[2:] = [name]
+
+    def _constant(self, name: str, quantized: NDArray[Any], scale: NDArray[np.float32]) -> str:
+        """An integer constant with its DequantizeLinear along axis 0."""
+        values, factor, point = f"{name}.q", f"{name}.scale", f"{name}.zero_point"
+        self.constants |= {values: quantized, factor: scale, point: np.zeros(len(scale), quantized.dtype)}
+        self.nodes.append(
+            helper.make_node("DequantizeLinear", [values, factor, point], [f"{name}.dq"], f"{name}.dequantize", axis=0)
+        )
+        return f"{name}.dq"

@@ -1,0 +1,146 @@
+"""Layer by layer through the network: weights and biases that make up for what was quantized before them.
+
+Two copies of a few images walk through the graph side by side, one in float and one through what is quantized so far.
+At each layer the INT8 weights are chosen so that the second copy leaves it as the first does. Sources: `rounding`; the
+inputs of the two copies differ as in Li et al., "GPTAQ" (arXiv:2504.02692).
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+from onnx import NodeProto, helper, numpy_helper
+
+from edgeres.quantization import rounding, weights
+from edgeres.quantization.graph import Graph
+from edgeres.quantization.place import Quantizer
+from edgeres.quantization.weights import Layer
+
+Array = NDArray[np.float32]
+POSITIONS = 8192
+"""About how many output positions of a layer its weights are fitted to."""
+DAMPING = 0.01
+"""Added to the diagonal of a Gram matrix, as a share of its mean."""
+STIFFNESS = 10.0
+"""The same where weights are moved to make up for errors before them: they must not learn the few images by heart."""
+
+
+@dataclass
+class Pair:
+    """One tensor of the walk: its values in float, and in the network as far as it is quantized."""
+
+    exact: Array
+    quantized: Array
+
+
+def layers(
+    graph: Graph,
+    images: Array,
+    quantizers: Mapping[str, Quantizer],
+    chosen: Collection[str],
+    paired: bool,
+    stiffness: float = STIFFNESS,
+    progress: Callable[[int], object] = lambda layers: None,
+) -> dict[str, Layer]:
+    """The chosen layers of a prepared graph in INT8, fitted to images (N, 3, H, W); `paired` as in `weights.scales`.
+
+    The smaller `stiffness`, the more of the errors before a layer its weights try to undo.
+    """
+    made: dict[str, Layer] = {}
+    values = {graph.model.graph.input[0].name: Pair(images, images)}
+    last = {name: node.name for node in graph.model.graph.node for name in node.input}
+    for node in graph.model.graph.node:
+        given = [values[name] for name in node.input if name in values]
+        constants = [graph.weights[name] for name in node.input if name in graph.weights]
+        exact = _run(node, [pair.exact for pair in given], constants)
+        if node.name in chosen:
+            made[node.name] = _fit(node, given[0], constants, paired, stiffness)
+            layer = made[node.name]
+            constants = [weights.dequantize(layer.weight, layer.scale), layer.bias]
+            progress(1)
+        found = _run(node, [pair.quantized for pair in given], constants)
+        name = node.output[0]
+        values[name] = Pair(exact, quantizers[name].rounded(found) if name in quantizers else found)
+        for finished in {name for name in node.input if name in values and last[name] == node.name}:
+            del values[finished]
+    return made
+
+
+def _fit(node: NodeProto, source: Pair, constants: list[Array], paired: bool, stiffness: float) -> Layer:
+    weight = constants[0]
+    bias = constants[1] if len(constants) > 1 else np.zeros(len(weight), np.float32)
+    flat = weight.reshape(len(weight), -1)
+    groups = source.exact.shape[1] // weight.shape[1]
+    size = len(weight) // groups
+    fitted = np.empty(flat.shape, np.int8)
+    scale = np.empty(len(weight), np.float32)
+    beside = rounding.partners(weight.shape) if paired else None
+    for group in range(groups):
+        rows = slice(group * size, (group + 1) * size)
+        before, after = (_patches(node, values, weight.shape, group) for values in (source.exact, source.quantized))
+        mean_before, mean_after = before.mean(0, dtype=np.float64), after.mean(0, dtype=np.float64)
+        before -= mean_before.astype(np.float32)
+        after -= mean_after.astype(np.float32)
+        gram = after.T @ after
+        level = float(np.diag(gram).mean()) + 1e-30
+        # What the inputs lost, seen from what is left of them.
+        lost = (flat[rows] @ (before - after).T) @ after
+        stiff = gram + np.diag(np.full(len(gram), stiffness * level, np.float32))
+        wanted = flat[rows] + np.linalg.solve(stiff, lost.T).T
+        gram[np.diag_indices_from(gram)] += DAMPING * level
+        scale[rows] = weights.scales(wanted.reshape(size, *weight.shape[1:]).astype(np.float32), paired)
+        fitted[rows] = rounding.nearest(wanted, scale[rows], gram, beside)
+        used = weights.dequantize(fitted[rows], scale[rows]).astype(np.float64)
+        bias = bias.copy()
+        bias[rows] += (flat[rows] @ mean_before - used @ mean_after).astype(np.float32)
+    return Layer(fitted.reshape(weight.shape), scale, bias)
+
+
+def _patches(node: NodeProto, values: Array, shape: tuple[int, ...], group: int) -> Array:
+    """What a layer multiplies with the weights of a group, at a grid of positions: (P, I * H * W)."""
+    if values.ndim == 2:
+        return values.copy()
+    given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    channels, kernel = shape[1], shape[2:]
+    top, left, bottom, right = given.get("pads", [0, 0, 0, 0])
+    strides, dilations = given.get("strides", [1, 1]), given.get("dilations", [1, 1])
+    mine = values[:, group * channels : (group + 1) * channels]
+    padded = np.pad(mine, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    extent = [(side - 1) * dilation + 1 for side, dilation in zip(kernel, dilations, strict=True)]
+    windows = sliding_window_view(padded, extent, (2, 3))[
+        :, :, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]
+    ]
+    count = len(values) * windows.shape[2] * windows.shape[3]
+    step = max(1, round((count / POSITIONS) ** 0.5))
+    chosen = windows[:, :, step // 2 :: step, step // 2 :: step]
+    patches: Array = chosen.transpose(0, 2, 3, 1, 4, 5).reshape(-1, channels * kernel[0] * kernel[1])
+    return np.array(patches, np.float32)
+
+
+def _run(node: NodeProto, given: list[Array], constants: list[Array]) -> Array:
+    """One operator on the processor, in float."""
+    names = [f"given.{index}" for index in range(len(given) + len(constants))]
+    copied = helper.make_node(node.op_type, names[: len(node.input)], ["made"])
+    copied.attribute.extend(node.attribute)
+    graph = helper.make_graph(
+        [copied],
+        "one",
+        [
+            helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", *array.shape[1:]])
+            for name, array in zip(names, given, strict=False)
+        ],
+        [helper.make_tensor_value_info("made", onnx.TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(array, name) for name, array in zip(names[len(given) :], constants, strict=True)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    step = 8
+    parts = [
+        session.run(None, {name: array[start : start + step] for name, array in zip(names, given, strict=False)})[0]
+        for start in range(0, len(given[0]), step)
+    ]
+    return np.concatenate(parts)

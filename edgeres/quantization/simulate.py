@@ -1,0 +1,50 @@
+"""Exact arithmetic: what a Q/DQ graph means, operator by operator in float; nothing is fused, nothing saturates."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from edgeres import onnx_io
+
+Array = NDArray[np.float32]
+TOGETHER = 8
+"""Images a pass where the batch is free."""
+
+
+def logits(model: onnx.ModelProto, images: Array) -> Array:
+    """The logits (N, classes) of images (N, 3, H, W)."""
+    return tensors(model, images, [model.graph.output[0].name])[0]
+
+
+def tensors(model: onnx.ModelProto, images: Array, names: Sequence[str]) -> list[Array]:
+    """The named tensors of a graph on images (N, 3, H, W)."""
+    return [np.concatenate(column) for column in zip(*walk(model, images, names), strict=True)]
+
+
+def walk(model: onnx.ModelProto, images: Array, names: Sequence[str]) -> Iterator[list[Array]]:
+    """The same a few images at a time: all tensors of many images would not fit into memory."""
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    del watched.graph.output[:]
+    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    watched = onnx.shape_inference.infer_shapes(watched)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    given = watched.graph.input[0]
+    fixed = given.type.tensor_type.shape.dim[0].dim_value
+    size = fixed or TOGETHER
+    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    for start in range(0, len(images), size):
+        chunk = images[start : start + size]
+        found = session.run(list(names), {given.name: onnx_io.padded(chunk, fixed or len(chunk))})
+        yield [values[: len(chunk)] for values in found]
+
+
+def sqnr(exact: Array, quantized: Array) -> float:
+    """Signal-to-quantization-noise ratio in dB: the power of the exact values over that of the difference."""
+    noise = np.square(exact.astype(np.float64) - quantized).sum()
+    return float(10 * np.log10(np.square(exact.astype(np.float64)).sum() / max(noise, 1e-30)))

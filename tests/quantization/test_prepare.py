@@ -1,0 +1,137 @@
+"""The prepared graph computes what the original does, on the image's own 256 levels."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import helper
+
+from edgeres import onnx_io
+from edgeres.data import open_images
+from edgeres.quantization import equalize
+from edgeres.quantization.graph import Graph, Role
+from edgeres.quantization.prepare import LEVELS, UNIT, prepare
+from edgeres.types import Preprocess
+from quantization.reference import KINDS, Array, constants, fixed, logits, pixels, small, tensors
+
+PREPROCESS = Preprocess(resize=8, crop=8)
+Random = np.random.Generator
+
+
+@pytest.fixture(scope="module")
+def graphs(networks: dict[str, Path], exported: Path) -> dict[str, Graph]:
+    return {kind: Graph.of(onnx_io.load(path), path) for kind, path in {**networks, "pad": exported}.items()}
+
+
+def normalised(levels: NDArray[np.uint8], preprocess: Preprocess) -> Array:
+    """8-bit pixels (N, 3, H, W) as preprocessing makes floats of them."""
+    mean, std = (np.array(values, np.float32)[:, None, None] for values in (preprocess.mean, preprocess.std))
+    return ((levels.astype(np.float32) / np.float32(255) - mean) / std).astype(np.float32)
+
+
+@pytest.mark.parametrize("size", [None, 4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_logits_stay_as_they_are(kind: str, size: int | None, graphs: dict[str, Graph], image_folder: Path) -> None:
+    graph = graphs[kind]
+    images = pixels(graph.where, open_images(image_folder))[: size or 20]
+    model = graph.model if size is None else fixed(graph.model, size)
+    made = prepare(Graph.of(model, graph.where), {}, onnx_io.info(graph.where).preprocess).model
+    onnx.checker.check_model(made, full_check=True)
+    exact = logits(model, images)
+    np.testing.assert_allclose(logits(made, images), exact, atol=1e-4 * float(np.abs(exact).max()))
+
+
+@pytest.mark.parametrize(("kind", "border"), [("basic", 3), ("grouped", 3), ("pad", 1)])
+def test_the_levels_of_8_bit_images_are_whole_numbers_and_the_border_is_the_mean_colour(
+    kind: str, border: int, graphs: dict[str, Graph]
+) -> None:
+    graph = graphs[kind]
+    preprocess = onnx_io.info(graph.where).preprocess
+    shape = (2, 3, preprocess.crop, preprocess.crop)
+    image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    prepared = prepare(graph, {}, preprocess)
+    found = tensors(prepared.model, normalised(image, preprocess))[LEVELS] * UNIT + 128
+    assert found.shape == (2, 3, shape[2] + 2 * border, shape[3] + 2 * border)
+    inside = found[:, :, border:-border, border:-border]
+    np.testing.assert_allclose(inside, image, atol=1e-3)
+    colour = 255 * np.array(preprocess.mean)[:, None, None]
+    np.testing.assert_allclose(found[:, :, :border], np.broadcast_to(colour, found[:, :, :border].shape), atol=1e-3)
+    assert prepared.roles[LEVELS] is Role.INPUT
+    assert "input" not in prepared.roles
+    assert list(prepared.roles)[1:] == list(graph.roles)[1:]
+
+
+def convolution(random: Random, groups: int = 1, bias: bool = True, **attributes: object) -> onnx.ModelProto:
+    weights = {"w": random.standard_normal((6, 3 // groups, 3, 3)).astype(np.float32)}
+    if bias:
+        weights["b"] = random.standard_normal(6).astype(np.float32)
+    first = helper.make_node("Conv", ["input", *weights], ["first"], "first", group=groups, **attributes)
+    return small([first, helper.make_node("Relu", ["first"], ["logits"], "relu")], weights)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    "attributes",
+    [{}, {"pads": [0, 0, 0, 0]}, {"pads": [2, 0, 1, 3]}, {"pads": [1, 1, 1, 1], "strides": [2, 2]}],
+    ids=["none", "zeros", "uneven", "strided"],
+)
+def test_any_padding_is_kept(attributes: dict[str, object], bias: bool) -> None:
+    random = np.random.default_rng(1)
+    model = convolution(random, bias=bias, **attributes)
+    made = prepare(Graph.of(model, Path("x.onnx")), {}, PREPROCESS).model
+    images = random.standard_normal((3, 3, 8, 8)).astype(np.float32)
+    assert any(node.output[0] == LEVELS for node in made.graph.node)
+    assert any(node.op_type == "Pad" for node in made.graph.node) == any(attributes.get("pads", []))  # type: ignore
+    np.testing.assert_allclose(logits(made, images), logits(model, images), atol=1e-4)
+
+
+def read_twice() -> onnx.ModelProto:
+    random = np.random.default_rng(2)
+    weights = {name: random.standard_normal((3, 3, 1, 1)).astype(np.float32) for name in "uv"}
+    nodes = [
+        helper.make_node("Conv", ["input", "u"], ["first"], "first"),
+        helper.make_node("Conv", ["input", "v"], ["second"], "second"),
+        helper.make_node("Add", ["first", "second"], ["logits"], "add"),
+    ]
+    return small(nodes, weights)
+
+
+def pooled() -> onnx.ModelProto:
+    weight = np.ones((3, 3, 1, 1), np.float32)
+    nodes = [
+        helper.make_node("MaxPool", ["input"], ["pool"], "pool", kernel_shape=[2, 2]),
+        helper.make_node("Conv", ["pool", "w"], ["logits"], "conv"),
+    ]
+    return small(nodes, {"w": weight})
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        convolution(np.random.default_rng(3), groups=3),
+        convolution(np.random.default_rng(3), auto_pad="SAME_UPPER"),
+        read_twice(),
+        pooled(),
+    ],
+    ids=["grouped", "auto_pad", "read twice", "pooled"],
+)
+def test_an_image_that_does_not_go_into_one_plain_convolution_is_left_alone(model: onnx.ModelProto) -> None:
+    graph = Graph.of(model, Path("x.onnx"))
+    made = prepare(graph, {}, PREPROCESS)
+    assert list(made.model.graph.node) == list(model.graph.node)
+    held = constants(made.model)
+    assert set(held) == set(constants(model))
+    for name, values in constants(model).items():
+        np.testing.assert_array_equal(held[name], values)
+    assert LEVELS not in made.roles
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_preparing_leaves_the_given_graph_as_it_is(kind: str, graphs: dict[str, Graph]) -> None:
+    graph = graphs[kind]
+    before = graph.model.SerializeToString(deterministic=True)
+    scales: equalize.Scales = {"layer1.0.conv1": np.full(graph.shapes["layer1.0.conv1"][1], 2, np.float32)}
+    prepare(graph, scales, onnx_io.info(graph.where).preprocess)
+    assert graph.model.SerializeToString(deterministic=True) == before

@@ -1,0 +1,79 @@
+"""The benchmark scripts: what their figures mean, on a small network; their peers are not installed here."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPTS = Path(__file__).parents[1] / "pipelines" / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+
+
+def test_calibration_and_evaluation_share_no_image(image_folder: Path) -> None:
+    from tools import first
+
+    calibration, evaluation = first(image_folder, 7), first(image_folder, None, skip=7)
+    assert len(calibration) == 7
+    assert sorted(calibration.names + evaluation.names) == sorted(first(image_folder, None).names)
+    assert max(name.split("/")[1] for name in calibration.names) <= min(n.split("/")[1] for n in evaluation.names)
+
+
+def test_figures_are_those_of_the_definitions() -> None:
+    from peers import figures
+
+    reference = np.array([[3.0, 0.0], [0.0, 4.0], [1.0, 0.0], [0.0, 2.0]], np.float32)
+    given = reference.copy()
+    given[2] = [0.0, 1.0]  # error energy 2 of 30, and another class
+    found = figures(given, reference, np.array([0, 1, 0, 0]))
+    assert found["top1"] == 0.5
+    assert found["drop"] == 0.25
+    assert found["agreement"] == 0.75
+    assert found["sqnr"] == pytest.approx(10 * np.log10(30 / 2))
+
+
+def test_exact_runs_each_q_and_dq_as_written(
+    exported: Path, image_folder: Path, calibrated: Path, tmp_path: Path
+) -> None:
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+    from peers import figures, logits
+    from tools import arrays, first
+
+    from edgeres.quantization.quantize import quantize
+
+    path = quantize(exported, calibrated, tmp_path / "int8.onnx", scheme="portable").path
+    images = np.concatenate(list(arrays(exported, first(image_folder, 2))))
+    expected = ReferenceEvaluator(onnx.load(path)).run(None, {"input": images})[0]
+    # A tie that another order of summation rounds the other way moves an image's logits a little.
+    assert figures(logits(path, None, images, 1), expected, np.zeros(2, np.int64))["sqnr"] > 20
+
+
+def test_the_table_of_peers(exported: Path, image_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    options = ["--calibration", "4", "--only", "edgeres portable,NNCF", "--no-latency", "--out", tmp_path]
+    command = [sys.executable, SCRIPTS / "peers.py", exported, image_folder, *options, "--json", tmp_path / "raw.json"]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    raw = json.loads((tmp_path / "raw.json").read_text())
+    (name,) = [name for name in raw["costs"] if name.startswith("edgeres portable")][:1]
+    assert set(raw["figures"][name]) == {"onnxruntime", "openvino", "exact"}
+    assert raw["figures"][name]["exact"]["sqnr"] > 5  # a net of seeded weights is harder than a trained one
+    lines = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines}) == 1
+    assert any(line.startswith(f"| {name} |") for line in lines)
+
+
+def test_other_names_give_the_photos_another_order(image_folder: Path, tmp_path: Path) -> None:
+    from memory import links
+
+    plain = sorted(links(image_folder, 30, tmp_path / "plain").iterdir())
+    shuffled = sorted(links(image_folder, 30, tmp_path / "shuffled", shuffled=True).iterdir())
+    assert [path.resolve() for path in plain] != [path.resolve() for path in shuffled]
+    assert sorted(path.resolve() for path in plain) == sorted(path.resolve() for path in shuffled)
