@@ -26,7 +26,7 @@ def diagnose(model: Path, quantized: Path, images: ImageSet) -> list[TensorError
     info = onnx_io.description(exact, model)
     graph = Graph.of(exact, model)
     scales = place.remembered(found)
-    pairs = {node.input[0]: node.name for node in found.graph.node if node.op_type == "DequantizeLinear"}
+    pairs = {node.input[0] for node in found.graph.node if node.op_type == "DequantizeLinear"}
     output = exact.graph.output[0].name
     names = [name for name in graph.roles if f"{name}.q" in pairs]
     sidecar = store.read_sidecar(quantized)
@@ -37,8 +37,8 @@ def diagnose(model: Path, quantized: Path, images: ImageSet) -> list[TensorError
     peaks: dict[str, NDArray[np.float32]] = {}
     for batch in batches(images, info.preprocess, 4):
         reference = simulate.tensors(exact, batch.images, [*names, output])
-        before = simulate.tensors(found, batch.images, [*names, output])
-        after = simulate.tensors(found, batch.images, [*(f"{name}.dq" for name in names), output])
+        both = simulate.tensors(found, batch.images, [*names, *(f"{name}.dq" for name in names), output])
+        before, after = [*both[: len(names)], both[-1]], both[len(names) :]
         for name, wanted, given, rounded in zip([*names, output], reference, before, after, strict=True):
             if name in scales:
                 wanted = wanted / scales[name].reshape(1, -1, *(1,) * (wanted.ndim - 2))

@@ -105,7 +105,7 @@ class _Channels:
         self.parent = list(range(int(starts[-1])))
         self.fixed = {*self._range(graph.model.graph.input[0].name), *self._range(graph.model.graph.output[0].name)}
         for node in graph.model.graph.node:
-            if node.op_type in ("Conv", "Gemm"):
+            if node.op_type in WEIGHTED:
                 continue
             given = [name for name in node.input if name in self.count]
             pairs = [pair for name in given for pair in self._pairs(graph, node, name)]

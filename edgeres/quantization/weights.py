@@ -36,7 +36,7 @@ def scales(weight: NDArray[np.float32], paired: bool = False) -> NDArray[np.floa
     channels in 16 bits, with saturation: a larger pair can give wrong sums. Seven-bit weights, the usual remedy,
     bound every single weight instead of the pairs and give up twice as much. A channel of zeros gets scale 1.
     """
-    flat = _by_position(weight)
+    flat = by_position(weight)
     rows = max(1, TOGETHER // flat.shape[1])
     return np.concatenate([_scales(flat[start : start + rows], paired) for start in range(0, len(flat), rows)])
 
@@ -53,18 +53,18 @@ def _scales(flat: NDArray[np.float32], paired: bool) -> NDArray[np.float32]:
         error = np.square(flat - rounded * scale[:, None]).sum(1)
         better = error < best
         if paired:
-            better &= _largest_pair(rounded) <= PAIR_LIMIT
+            better &= largest_pair(rounded) <= PAIR_LIMIT
         best[better], chosen[better] = error[better], scale[better]
     chosen[dead] = 1
     return chosen
 
 
-def _by_position(weight: NDArray[np.float32]) -> NDArray[np.float32]:
+def by_position(weight: NDArray[np.float32]) -> NDArray[np.float32]:
     """(O, I, H, W) -> (O, H * W * I): the order in which the kernels walk, input channels next to each other."""
     return np.moveaxis(weight.reshape(*weight.shape[:2], -1), 1, 2).reshape(len(weight), -1)
 
 
-def _largest_pair(rounded: NDArray[np.float32]) -> NDArray[np.float32]:
+def largest_pair(rounded: NDArray[np.float32]) -> NDArray[np.float32]:
     """The largest sum of two neighbours of one sign in each row, (O,)."""
     above, below = np.maximum(rounded, 0), np.maximum(-rounded, 0)
     sums = np.maximum(above[:, 1:] + above[:, :-1], below[:, 1:] + below[:, :-1])
