@@ -17,7 +17,7 @@ from PIL import Image
 from report.example import solar
 
 from edgeres import cli, gate, store
-from edgeres.cli import main
+from edgeres.cli import common, main
 from edgeres.errors import (
     BuildError,
     EdgeresError,
@@ -364,7 +364,7 @@ def test_a_reader_that_goes_away_is_not_taken_for_a_regression() -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.close()
-        assert process.wait() not in (cli.OK, cli.REGRESSED)
+        assert process.wait() not in (common.OK, common.REGRESSED)
 
 
 # Diagnose, and quantize --max-drop

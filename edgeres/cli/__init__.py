@@ -1,0 +1,68 @@
+"""The commands: parse, call one function, render. Results go to standard output, all else to standard error.
+
+Nothing heavy is imported before a command needs it, so that `--help` is immediate and every command works with the
+packages that it itself needs.
+"""
+
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from edgeres.cli import convert, engine, runs  # noqa: F401  (they register their commands)
+from edgeres.cli.common import BROKEN_PIPE, BUG, FAILED, INTERRUPTED, OK, USAGE, app
+from edgeres.errors import EdgeresError, UsageError
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from edgeres import store
+
+        typer.echo(f"edgeres {store.versions('edgeres')['edgeres']}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Holds the options that come before a command."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and give its exit code: 0 ok, 1 regressed, 2 usage, 3 failed, 4 inconclusive, 70 a bug."""
+    try:
+        status = app(args=None if arguments is None else list(arguments), prog_name="edgeres", standalone_mode=False)
+    except UsageError as error:
+        return _failed(str(error), USAGE)
+    except EdgeresError as error:
+        return _failed(str(error), FAILED)
+    except KeyboardInterrupt:
+        return _failed("interrupted; run again to go on.", INTERRUPTED)
+    except SystemExit:  # Click's answer to a reader that went away is 1, which says that something regressed
+        return BROKEN_PIPE
+    except Exception as error:
+        if hasattr(error, "show") and hasattr(error, "exit_code"):  # Click's own, wherever Typer keeps it
+            error.show()
+            return USAGE
+        if type(error).__name__ == "Abort":
+            return _failed("interrupted; run again to go on.", INTERRUPTED)
+        traceback.print_exc()
+        return _failed("this is a bug in edgeres; please report it with the lines above.", BUG)
+    if status == INTERRUPTED:  # Typer's own answer
+        return _failed("interrupted; run again to go on.", INTERRUPTED)
+    return status if isinstance(status, int) else OK
+
+
+def _failed(sentence: str, code: int) -> int:
+    sys.stderr.write(f"edgeres: {sentence}\n")
+    return code
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""What the commands share: the app, their usual options, how they show a result and their progress."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+OK, REGRESSED, USAGE, FAILED, INCONCLUSIVE, BUG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 3, 4, 70, 130, 141
+
+app = typer.Typer(
+    help="A trained ResNet goes in; a verified INT8 engine for every device comes out, with a receipt.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[Path, typer.Argument(help="An ONNX file, as `edgeres export` writes it.")]
+Engine = Annotated[Path, typer.Argument(help="An engine that `edgeres build` wrote, or an ONNX file.")]
+TargetName = Annotated[str, typer.Option("--target", "-t", help="backend:device; see `edgeres targets`.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write.")]
+Images = Annotated[Path, typer.Option("--data", "-d", help="Folder of images, manifest (.csv) or .npz.")]
+Samples = Annotated[int | None, typer.Option(min=1, help="Draw this many of the images. [default: all]")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: the runtime's]")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def show(text: str, values: dict[str, Any], as_json: bool) -> None:
+    typer.echo(json.dumps(values, indent=2) if as_json else text)
+
+
+def unchanged(made: Any) -> str:
+    return "" if made.made else " (unchanged)"
+
+
+def progress() -> Any:
+    from edgeres.progress import Terminal
+
+    return Terminal()

@@ -1,0 +1,230 @@
+"""Commands that make ONNX files: export, calibrate, quantize, diagnose."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgeres.cli.common import AsJson, Images, Model, Out, Samples, app, progress, show, unchanged
+from edgeres.errors import UsageError
+
+
+@app.command()
+def export(
+    weights: Annotated[
+        Path | None, typer.Option("--weights", "-w", help="Checkpoint: .pth, .pt, .safetensors.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The ONNX file to write.")] = None,
+    arch: Annotated[str | None, typer.Option(help="Architecture. [default: recognised]")] = None,
+    opset: Annotated[int, typer.Option(min=13, max=21, help="ONNX opset.")] = 19,
+    batch: Annotated[int | None, typer.Option(min=1, help="Fix the batch size. [default: free]")] = None,
+    size: Annotated[int | None, typer.Option(min=8, help="Crop, in pixels. [default: the checkpoint's]")] = None,
+    resize: Annotated[int | None, typer.Option(min=8, help="Shorter side before the crop, in pixels.")] = None,
+    mean: Annotated[str | None, typer.Option(help="Three numbers, comma between: 0.485,0.456,0.406")] = None,
+    std: Annotated[str | None, typer.Option(help="Three numbers, comma between: 0.229,0.224,0.225")] = None,
+    interpolation: Annotated[str | None, typer.Option(help="nearest, bilinear, bicubic or lanczos.")] = None,
+    classes: Annotated[Path | None, typer.Option(help="Text file with one class name a line.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", "-d", help="Images that prove the parity.")] = None,
+    listed: Annotated[bool, typer.Option("--list", help="List the architectures.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn a checkpoint into ONNX and prove it against torch."""
+    from edgeres import export as step
+    from edgeres.data import open_images
+
+    if listed:
+        show("\n".join(step.architectures()), {"architectures": step.architectures()}, as_json)
+        return
+    if weights is None or out is None:
+        raise UsageError("export needs --weights and --out; see `edgeres export --help`.")
+    given = {
+        "crop": size,
+        "resize": resize,
+        "mean": _numbers(mean),
+        "std": _numbers(std),
+        "interpolation": interpolation,
+    }
+    made = step.export(
+        weights,
+        out,
+        arch,
+        opset=opset,
+        batch=batch,
+        preprocess={name: value for name, value in given.items() if value is not None},
+        classes=_lines(classes),
+        images=open_images(data) if data else None,
+    )
+    parity, model = made.sidecar.results, made.sidecar.parameters["model"]
+    text = (
+        f"{out}: {model['arch']}, {model['outputs']} classes, opset {opset}{unchanged(made)}\n"
+        f"parity with torch on {parity['images']} images: largest difference {parity['largest']:.2g} "
+        f"({parity['relative']:.1e} of the largest logit), top-1 agreement {parity['agreement']:.0%}"
+    )
+    show(text, {"out": str(out), **model, "parity": parity}, as_json)
+
+
+@app.command()
+def calibrate(model: Model, data: Images, out: Out, samples: Samples = None) -> None:
+    """Collect the activation statistics that `quantize --stats` reads."""
+    made = _calibrate(model, data, samples, out)
+    typer.echo(f"{out}: statistics of {made.sidecar.results['images']} images{unchanged(made)}")
+
+
+@app.command()
+def quantize(
+    model: Model,
+    out: Out,
+    data: Annotated[Path | None, typer.Option("--data", "-d", help="Calibration images.")] = None,
+    samples: Samples = None,
+    stats: Annotated[Path | None, typer.Option(help="Statistics to use instead of images.")] = None,
+    scheme: Annotated[
+        str, typer.Option(help="onnxruntime (-avx2, -vnni, -arm), openvino, tensorrt, portable; or fp16.")
+    ] = "portable",
+    method: Annotated[
+        str, typer.Option(help="Range method: minmax, percentile, entropy, mse; or auto, the best of them here.")
+    ] = "mse",
+    level: Annotated[
+        str | None, typer.Option(help="fast, balanced or best. [default: balanced; fast where only --stats is given]")
+    ] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(min=0, help="Leave as few layers in float as keep the top-1 drop below, in points.")
+    ] = None,
+    validation: Annotated[Path | None, typer.Option(help="Labelled images on which --max-drop is held.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the INT8 Q/DQ file of a model for one runtime."""
+    from edgeres.data import open_images
+    from edgeres.quantization.quantize import quantize as step
+
+    if (max_drop is None) != (validation is None):
+        raise UsageError("--max-drop and --validation, the labelled images to hold it on, go together; give both.")
+    level = level or ("balanced" if data else "fast")
+    images = open_images(data) if data else None
+    if images is not None and samples:
+        images = images.draw(samples)
+    if data is not None and stats is None:
+        stats = model.with_suffix(".stats")
+        _calibrate(model, data, samples, stats)
+    if max_drop is not None and validation is not None:
+        options = {"scheme": scheme, "method": method, "level": level, "images": images}
+        _quantize_within(model, stats, out, max_drop, validation, options, as_json)
+        return
+    with progress().step(f"quantize, {level}", None) as advance:
+        made = step(model, stats, out, scheme=scheme, method=method, level=level, images=images, progress=advance)
+    counts, size = made.sidecar.results, out.stat().st_size
+    method = counts.get("method", method)
+    int8 = f", level {level}, method {method}, {counts['layers']} layers and {counts['tensors']} tensors in INT8"
+    text = (
+        f"{out}: scheme {scheme}{int8 if counts['layers'] else ''}, "
+        f"{size / 1e6:.1f} MB ({model.stat().st_size / size:.1f}x smaller){unchanged(made)}"
+    )
+    show(text, {"out": str(out), "scheme": scheme, "level": level, "method": method, "size": size, **counts}, as_json)
+
+
+@app.command()
+def diagnose(
+    model: Model,
+    quantized: Annotated[Path, typer.Argument(help="The INT8 file that `edgeres quantize` made of it.")],
+    data: Images,
+    samples: Annotated[int, typer.Option(min=1, help="Draw this many of the images.")] = 16,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Draw a picture of it, too: .svg.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show where an INT8 file loses: the error of each tensor against FP32, the worst first, and outlier channels."""
+    from edgeres import store
+    from edgeres.data import open_images
+    from edgeres.quantization.diagnose import diagnose as step
+    from edgeres.report import errors as picture
+
+    if out is not None and out.suffix != ".svg":
+        raise UsageError(f"{out} cannot be written as {out.suffix!r}; name it {out.with_suffix('.svg').name}.")
+    found = step(model, quantized, open_images(data).draw(samples))
+    if out is not None:
+        store.write_bytes(out, picture.svg(found).encode())
+    if as_json:
+        typer.echo(json.dumps([asdict(error) for error in found], indent=2))
+    else:
+        picture.show(found)
+
+
+def _calibrate(model: Path, data: Path, samples: int | None, out: Path) -> Any:
+    from edgeres.data import open_images
+    from edgeres.quantization.calibrate import calibrate as step
+
+    images = open_images(data)
+    chosen = images.draw(samples) if samples else images
+    if samples and samples > len(images):
+        typer.echo(f"{data} holds {len(images)} images; all of them are used.", err=True)
+    with progress().step("calibrate", len(chosen)) as advance:
+        return step(model, chosen, out, advance)
+
+
+def _quantize_within(
+    model: Path,
+    stats: Path | None,
+    out: Path,
+    max_drop: float,
+    validation: Path,
+    options: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Quantize with some layers left in float, and measure what those cost where the scheme's runtime is here."""
+    from tempfile import TemporaryDirectory
+
+    from edgeres.data import open_images
+    from edgeres.quantization.sensitivity import within
+
+    if stats is None:
+        raise UsageError("--max-drop needs statistics of real images; give --data or --stats.")
+    with TemporaryDirectory() as folder:
+        found = within(
+            model,
+            stats,
+            out,
+            Path(folder),
+            max_drop=max_drop,
+            validation=open_images(validation),
+            say=progress().say,
+            **options,
+        )
+        cost = _latencies([Path(folder) / "int8.onnx", out], options["scheme"]) if found.kept else None
+    text = f"{out}: top-1 drop {found.after:+.2f} points, {found.before:+.2f} with all layers in INT8"
+    text += f"\nin float: {', '.join(found.kept) or 'none'}"
+    if cost:
+        text += f"\np50 {cost[1]:.2f} ms, {cost[0]:.2f} ms with all layers in INT8"
+    values = {"out": str(out), "kept": found.kept, "drop": found.after, "drop_int8": found.before, "p50_ms": cost}
+    show(text, values, as_json)
+
+
+def _latencies(files: list[Path], scheme: str) -> list[float] | None:
+    """The p50 of each file in ms, in turn; None where the scheme is for no runtime that runs here."""
+    from edgeres import backends
+    from edgeres.measure import Subject, measure
+    from edgeres.types import Target
+
+    target = Target(scheme.split("-")[0], "cpu")
+    if target.backend not in backends.BACKENDS:
+        return None
+    if not any(one.target == target and one.runs for one in backends.find(target).available()):
+        return None
+    return [found.latency.p50 for found in measure([Subject(file, target) for file in files], rounds=2)]
+
+
+def _numbers(text: str | None) -> list[float] | None:
+    try:
+        return None if text is None else [float(number) for number in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{text!r} is not three numbers with commas between, as in 0.485,0.456,0.406.") from None
+
+
+def _lines(path: Path | None) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig") if path else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read as text ({error}); check --classes.") from None
+    names = [line.strip() for line in text.splitlines() if line.strip()]
+    if path and not names:
+        raise UsageError(f"{path} holds no class names; give one name a line.")
+    return names
