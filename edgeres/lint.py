@@ -176,7 +176,9 @@ def saturation(
         run, values = found.get(name(layer)), network.int8_weight(layer)
         if run is None or run.reads != "uint8" or values is None:
             continue
-        largest = weights.largest_pair(weights.by_position(values.astype(np.float32))).max()
+        largest = weights.largest_pair(
+            weights.by_position(values.astype(np.float32)), weights.pair_step(values.shape)
+        ).max()
         if largest > weights.PAIR_LIMIT:
             problem = (
                 f"two neighbouring weights sum to more than {weights.PAIR_LIMIT}: U8 x S8 can saturate 16 bits {where}"

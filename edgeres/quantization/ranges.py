@@ -15,6 +15,9 @@ from edgeres.quantization.statistics import BINS, TensorStatistics
 Range = tuple[float, float]
 
 PERCENTILE = 99.99
+CLIPPED = 3
+"""How much more the squared error of a clipped value counts for `mse`: rounding errors point either way and cancel out
+behind the tensor, clipping errs to one side and adds up. 2 to 6 are alike, 1 costs ResNet-50 2 dB of its logits."""
 CANDIDATES = np.linspace(0.2, 1.0, 81)
 """Shares of the full range that `mse` and `entropy` try."""
 STEPS, SYMMETRIC_STEPS = 255, 254
@@ -40,7 +43,7 @@ def percentile(statistics: TensorStatistics, symmetric: bool) -> Range:
 
 
 def mse(statistics: TensorStatistics, symmetric: bool) -> Range:
-    """The range with the smallest expected squared error of quantizing and dequantizing."""
+    """The range with the smallest expected squared error of quantizing and dequantizing; see `CLIPPED`."""
     return _search(statistics, symmetric, _squared_error)
 
 
@@ -100,8 +103,10 @@ def _search(statistics: TensorStatistics, symmetric: bool, loss: Loss) -> Range:
 
 
 def _squared_error(centres: NDArray[np.float64], counts: NDArray[np.int64], option: Range, step: float) -> float:
-    rounded = np.rint(np.clip(centres, *option) / step) * step
-    return float(np.dot(counts, (centres - rounded) ** 2))
+    low, high = option
+    rounded = np.rint(np.clip(centres, low, high) / step) * step
+    clipped = (centres < low - step / 2) | (centres > high + step / 2)
+    return float(np.dot(counts, np.where(clipped, CLIPPED, 1) * (centres - rounded) ** 2))
 
 
 def _divergence(centres: NDArray[np.float64], counts: NDArray[np.int64], option: Range, step: float) -> float:

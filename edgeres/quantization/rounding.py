@@ -7,7 +7,7 @@ Source: Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generativ
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres.quantization.weights import LIMIT, PAIR_LIMIT
+from edgeres.quantization.weights import LIMIT, PAIR_LIMIT, pair_step
 
 BLOCK = 128
 """Columns between two matrix products."""
@@ -54,12 +54,12 @@ def nearest(
 
 
 def partners(shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """The neighbours along the input channels of each weight of one output channel, (K, 2), for (O, I, ...) weights.
-
-    K counts in the order of the weight's own axes; see `weights.scales` for who adds which.
+    """The weights of one output channel with which each is added in 16 bits, (K, 2), -1 for none, for (O, I, ...)
+    weights; see `weights.pair_step`. K counts in the order of the weight's own axes.
     """
     channels, positions = shape[1], int(np.prod(shape[2:]))
     walk = np.arange(channels * positions).reshape(channels, positions).T.ravel()
+    first, second = walk[: -1 : pair_step(shape)], walk[1 :: pair_step(shape)]
     beside = np.full((len(walk), 2), -1)
-    beside[walk[1:], 0], beside[walk[:-1], 1] = walk[:-1], walk[1:]
+    beside[second, 0], beside[first, 1] = first, second
     return beside

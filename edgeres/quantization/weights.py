@@ -31,29 +31,39 @@ class Layer:
 def scales(weight: NDArray[np.float32], paired: bool = False) -> NDArray[np.float32]:
     """The scale of each output channel, (O,): the one with the smallest squared error of its INT8 weights (O, ...).
 
-    `paired` admits only scales with which no two neighbouring weights of one sign sum to more than `PAIR_LIMIT`.
+    `paired` admits only scales with which no pair of weights (`pair_step`) of one sign sums to more than `PAIR_LIMIT`.
     The AVX2 kernels of the CPU runtimes (vpmaddubsw) add the products of two neighbours along the input
     channels in 16 bits, with saturation: a larger pair can give wrong sums. Seven-bit weights, the usual remedy,
     bound every single weight instead of the pairs and give up twice as much. A channel of zeros gets scale 1.
     """
     flat = by_position(weight)
     rows = max(1, TOGETHER // flat.shape[1])
-    return np.concatenate([_scales(flat[start : start + rows], paired) for start in range(0, len(flat), rows)])
+    step = pair_step(weight.shape) if paired else None
+    return np.concatenate([_scales(flat[start : start + rows], step) for start in range(0, len(flat), rows)])
 
 
-def _scales(flat: NDArray[np.float32], paired: bool) -> NDArray[np.float32]:
+def pair_step(shape: tuple[int, ...]) -> int:
+    """How far apart pairs of neighbours begin that a kernel may add in 16 bits, for (O, I, ...) weights.
+
+    Along an even number of input channels the first and the second are added, the third and the fourth, ...: 2. Along
+    an odd number ONNX Runtime goes on counting at the next position of the kernel, OpenVINO does not: any two, 1.
+    """
+    return 2 if shape[1] % 2 == 0 else 1
+
+
+def _scales(flat: NDArray[np.float32], step: int | None) -> NDArray[np.float32]:
     largest = np.abs(flat).max(1)
     dead = largest < np.finfo(np.float32).tiny * LIMIT
     largest[dead] = LIMIT
     best = np.full(len(flat), np.inf)
     chosen = np.empty(len(flat), np.float32)
-    for share in PAIRED_SHARES if paired else SHARES:
+    for share in PAIRED_SHARES if step else SHARES:
         scale = (largest * (share / LIMIT)).astype(np.float32)
         rounded = np.clip(np.rint(flat / scale[:, None]), -LIMIT, LIMIT)
         error = np.square(flat - rounded * scale[:, None]).sum(1)
         better = error < best
-        if paired:
-            better &= largest_pair(rounded) <= PAIR_LIMIT
+        if step:
+            better &= largest_pair(rounded, step) <= PAIR_LIMIT
         best[better], chosen[better] = error[better], scale[better]
     chosen[dead] = 1
     return chosen
@@ -64,10 +74,10 @@ def by_position(weight: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.moveaxis(weight.reshape(*weight.shape[:2], -1), 1, 2).reshape(len(weight), -1)
 
 
-def largest_pair(rounded: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The largest sum of two neighbours of one sign in each row, (O,)."""
+def largest_pair(rounded: NDArray[np.float32], step: int) -> NDArray[np.float32]:
+    """The largest sum of two neighbours of one sign in each row (`by_position`), (O,); pairs begin `step` apart."""
     above, below = np.maximum(rounded, 0), np.maximum(-rounded, 0)
-    sums = np.maximum(above[:, 1:] + above[:, :-1], below[:, 1:] + below[:, :-1])
+    sums = np.maximum(above[:, 1:] + above[:, :-1], below[:, 1:] + below[:, :-1])[:, ::step]
     pairs: NDArray[np.float32] = sums.max(1, initial=0)
     return pairs
 

@@ -40,12 +40,14 @@ def statistics(values: NDArray[np.float32]) -> TensorStatistics:
 
 
 def squared_error(values: NDArray[np.float32], span: Range, symmetric: bool) -> float:
-    """What a runtime loses on these very values with this range."""
+    """What a runtime loses on these very values with this range; what is clipped weighs `CLIPPED`."""
     scheme = SCHEME[symmetric]
     used, limits = quantizer(span, scheme), np.iinfo(scheme.activation)
     point = int(used.zero_point)
-    levels = np.clip(np.rint(values / used.scale) + point, limits.min, limits.max)
-    return float(np.mean(np.square((levels - point) * used.scale - values)))
+    wanted = np.rint(values / used.scale) + point
+    levels = np.clip(wanted, limits.min, limits.max)
+    errors = np.square((levels - point) * used.scale - values)
+    return float(np.mean(errors * np.where(wanted == levels, 1, ranges.CLIPPED)))
 
 
 @pytest.mark.parametrize("symmetric", [False, True])

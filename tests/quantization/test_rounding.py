@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeres.quantization.rounding import BLOCK, nearest, partners
-from edgeres.quantization.weights import LIMIT, PAIR_LIMIT, scales
+from edgeres.quantization.weights import LIMIT, PAIR_LIMIT, pair_step, scales
 from quantization.reference import Array
 
 
@@ -92,19 +92,25 @@ def test_no_two_neighbours_of_one_sign_exceed_the_limit(shape: tuple[int, ...], 
     scale = (scales(flat) * np.float32(0.6)).astype(np.float32)  # so that the limit is met everywhere
     made = nearest(flat, scale, given @ given.T, partners(shape)).reshape(shape).astype(int)
     rows = np.moveaxis(made.reshape(*shape[:2], -1), 1, 2).reshape(len(made), -1)
-    one, other = rows[:, :-1], rows[:, 1:]
+    step = pair_step(shape)
+    one, other = rows[:, :-1:step], rows[:, 1::step]
     sums = np.where(one * other > 0, np.abs(one + other), 0)
     assert sums.max() == PAIR_LIMIT
     free = nearest(flat, scale, given @ given.T, None)
     assert np.abs(free.astype(int)).max() == LIMIT
 
 
-def test_the_neighbours_of_a_convolution_are_the_next_input_channels_and_then_the_next_position() -> None:
-    """Two input channels, three positions: kept as c0p0 c0p1 c0p2 c1p0 c1p1 c1p2, walked as 0 3 1 4 2 5."""
+def test_an_even_number_of_input_channels_is_added_two_by_two() -> None:
+    """Two input channels, three positions: kept as c0p0 c0p1 c0p2 c1p0 c1p1 c1p2, walked as 0 3, 1 4, 2 5."""
     found = {index: set(row) - {-1} for index, row in enumerate(partners((9, 2, 1, 3)).tolist())}
-    assert found == {0: {3}, 3: {0, 1}, 1: {3, 4}, 4: {1, 2}, 2: {4, 5}, 5: {2}}
+    assert found == {0: {3}, 3: {0}, 1: {4}, 4: {1}, 2: {5}, 5: {2}}
+
+
+def test_an_odd_number_of_input_channels_is_added_with_either_neighbour_and_the_next_position() -> None:
+    found = {index: set(row) - {-1} for index, row in enumerate(partners((9, 3, 1, 2)).tolist())}
+    assert found == {0: {2}, 2: {0, 4}, 4: {2, 1}, 1: {4, 3}, 3: {1, 5}, 5: {3}}
 
 
 def test_the_neighbours_of_a_classifier_are_those_beside_it() -> None:
-    assert partners((10, 4)).tolist() == [[-1, 1], [0, 2], [1, 3], [2, -1]]
+    assert partners((10, 4)).tolist() == [[-1, 1], [0, -1], [-1, 3], [2, -1]]
     assert partners((10, 1)).tolist() == [[-1, -1]]

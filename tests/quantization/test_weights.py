@@ -35,7 +35,8 @@ def saturates(weight: NDArray[np.float32], paired: bool) -> bool:
     """Whether any U8 activations push a sum of two products out of 16 bits."""
     quantized = weights.quantize(weight, weights.scales(weight, paired))
     found = False
-    for offset in (0, 1):
+    # An odd number of channels shifts the pairs from one position to the next, or does not: both must fit.
+    for offset in range(weight.shape[1] % 2 + 1):
         factors = rows(quantized, offset)
         for worst in (factors > 0, factors < 0, np.ones_like(factors, bool)):
             _, lost = vpmaddubsw((255 * worst).astype(np.uint8), factors)
