@@ -12,7 +12,7 @@ from onnx import NodeProto
 from edgeres import onnx_io, store
 from edgeres.data import ImageSet, batches
 from edgeres.errors import InputError, UsageError
-from edgeres.quantization import place, ranges, reconstruct, schemes, simulate, statistics, weights
+from edgeres.quantization import grids, place, ranges, reconstruct, schemes, simulate, statistics, weights
 from edgeres.quantization.graph import Graph
 from edgeres.quantization.half import to_half
 from edgeres.quantization.place import Quantizer
@@ -131,7 +131,7 @@ def activations(
         else:
             span = ranges.find(method)(found[graph.source(name)], scheme.symmetric)
             made[name] = quantizer(span, scheme)
-    return made
+    return grids.tied(graph, made)
 
 
 def quantizer(span: ranges.Range, scheme: Scheme) -> Quantizer:
