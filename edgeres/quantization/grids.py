@@ -1,8 +1,8 @@
-"""Residual sums on one grid: where the summands and the sum have one scale, the sum is an integer and is not rounded.
+"""Residual sums on one grid: where summands and sum have one scale, the sum is an integer and is not rounded.
 
-A runtime that adds in INT8 rounds three times a block: the branch, a projection on the shortcut, and their sum. With one
-scale for all the last costs nothing, and the shortcut of the next block is on its grid already. A scale that fits several
-blocks is coarser for some of them, so a stage is cut into runs where the rounding noise that it predicts is smallest.
+A runtime that adds in INT8 rounds three times a block: the branch, a projection on the shortcut, and their sum. With
+one scale for all the last costs nothing, and the shortcut of the next block is on its grid already. A scale that fits
+several blocks is coarser for some: a stage is cut into runs where the rounding noise that it predicts is smallest.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -29,6 +29,10 @@ STIFFNESS = 10.0
 """The same where weights are moved to make up for errors before them: they must not learn the few images by heart."""
 
 
+TOGETHER = 8
+"""Images a pass."""
+
+
 @dataclass
 class Pair:
     """One tensor of the walk: its values in float, and in the network as far as it is quantized."""
@@ -51,22 +55,25 @@ def layers(
     The smaller `stiffness`, the more of the errors before a layer its weights try to undo.
     """
     made: dict[str, Layer] = {}
-    values = {graph.model.graph.input[0].name: Pair(images, images)}
+    source = graph.model.graph.input[0].name
+    values = {source: Pair(images, images)}
     last = {name: node.name for node in graph.model.graph.node for name in node.input}
     for node in graph.model.graph.node:
-        given = [values[name] for name in node.input if name in values]
-        constants = [graph.weights[name] for name in node.input if name in graph.weights]
-        exact = _run(node, [pair.exact for pair in given], constants)
+        names = [name for name in node.input if name in values]
+        given = [values[name] for name in names]
+        constants = exact_constants = [graph.weights[name] for name in node.input if name in graph.weights]
         if node.name in chosen:
-            made[node.name] = _fit(node, given[0], constants, paired, stiffness)
-            layer = made[node.name]
+            made[node.name] = layer = _fit(node, given[0], constants, paired, stiffness)
             constants = [weights.dequantize(layer.weight, layer.scale), layer.bias]
             progress(1)
-        found = _run(node, [pair.quantized for pair in given], constants)
+        finished = {name for name in names if last[name] == node.name} - {source}
+        spent = next((index for index, name in enumerate(names) if name in finished), None)
+        exact = _run(node, [pair.exact for pair in given], exact_constants, spent)
+        found = _run(node, [pair.quantized for pair in given], constants, spent)
+        for name in finished:
+            del values[name]
         name = node.output[0]
         values[name] = Pair(exact, quantizers[name].rounded(found) if name in quantizers else found)
-        for finished in {name for name in node.input if name in values and last[name] == node.name}:
-            del values[finished]
     return made
 
 
@@ -85,13 +92,17 @@ def _fit(node: NodeProto, source: Pair, constants: list[Array], paired: bool, st
         mean_before, mean_after = before.mean(0, dtype=np.float64), after.mean(0, dtype=np.float64)
         before -= mean_before.astype(np.float32)
         after -= mean_after.astype(np.float32)
-        gram = after.T @ after
-        level = float(np.diag(gram).mean()) + 1e-30
+        before -= after
         # What the inputs lost, seen from what is left of them.
-        lost = (flat[rows] @ (before - after).T) @ after
-        stiff = gram + np.diag(np.full(len(gram), stiffness * level, np.float32))
+        lost = (flat[rows] @ before.T) @ after
+        gram = after.T @ after
+        del before, after
+        level, diagonal = float(np.diag(gram).mean()) + 1e-30, np.diag_indices_from(gram)
+        stiff = gram.copy()
+        stiff[diagonal] += stiffness * level
         wanted = flat[rows] + np.linalg.solve(stiff, lost.T).T
-        gram[np.diag_indices_from(gram)] += DAMPING * level
+        del stiff
+        gram[diagonal] += DAMPING * level
         scale[rows] = weights.scales(wanted.reshape(size, *weight.shape[1:]).astype(np.float32), paired)
         fitted[rows] = rounding.nearest(wanted, scale[rows], gram, beside)
         used = weights.dequantize(fitted[rows], scale[rows]).astype(np.float64)
@@ -108,21 +119,28 @@ def _patches(node: NodeProto, values: Array, shape: tuple[int, ...], group: int)
     channels, kernel = shape[1], shape[2:]
     top, left, bottom, right = given.get("pads", [0, 0, 0, 0])
     strides, dilations = given.get("strides", [1, 1]), given.get("dilations", [1, 1])
-    mine = values[:, group * channels : (group + 1) * channels]
-    padded = np.pad(mine, ((0, 0), (0, 0), (top, bottom), (left, right)))
     extent = [(side - 1) * dilation + 1 for side, dilation in zip(kernel, dilations, strict=True)]
-    windows = sliding_window_view(padded, extent, (2, 3))[
-        :, :, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]
+    mine = values[:, group * channels : (group + 1) * channels]
+    sides = [
+        (side + sum(pads) - reach) // stride + 1
+        for side, pads, reach, stride in zip(
+            values.shape[2:], ((top, bottom), (left, right)), extent, strides, strict=True
+        )
     ]
-    count = len(values) * windows.shape[2] * windows.shape[3]
-    step = max(1, round((count / POSITIONS) ** 0.5))
-    chosen = windows[:, :, step // 2 :: step, step // 2 :: step]
-    patches: Array = chosen.transpose(0, 2, 3, 1, 4, 5).reshape(-1, channels * kernel[0] * kernel[1])
-    return np.array(patches, np.float32)
+    step = max(1, round((len(values) * sides[0] * sides[1] / POSITIONS) ** 0.5))
+    parts = []
+    for start in range(0, len(values), TOGETHER):
+        padded = np.pad(mine[start : start + TOGETHER], ((0, 0), (0, 0), (top, bottom), (left, right)))
+        windows = sliding_window_view(padded, extent, (2, 3))[
+            :, :, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]
+        ]
+        chosen = windows[:, :, step // 2 :: step, step // 2 :: step]
+        parts.append(chosen.transpose(0, 2, 3, 1, 4, 5).reshape(-1, channels * kernel[0] * kernel[1]))
+    return np.concatenate(parts)
 
 
-def _run(node: NodeProto, given: list[Array], constants: list[Array]) -> Array:
-    """One operator on the processor, in float."""
+def _run(node: NodeProto, given: list[Array], constants: list[Array], spent: int | None) -> Array:
+    """One operator on the processor, in float; into the `spent`-th of those given where the result fits there."""
     names = [f"given.{index}" for index in range(len(given) + len(constants))]
     copied = helper.make_node(node.op_type, names[: len(node.input)], ["made"])
     copied.attribute.extend(node.attribute)
@@ -137,10 +155,18 @@ def _run(node: NodeProto, given: list[Array], constants: list[Array]) -> Array:
         [numpy_helper.from_array(array, name) for name, array in zip(names[len(given) :], constants, strict=True)],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    step = 8
-    parts = [
-        session.run(None, {name: array[start : start + step] for name, array in zip(names, given, strict=False)})[0]
-        for start in range(0, len(given[0]), step)
-    ]
-    return np.concatenate(parts)
+    options = onnxruntime.SessionOptions()
+    options.enable_cpu_mem_arena = False
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    made: Array | None = None
+    for start in range(0, len(given[0]), TOGETHER):
+        some = {name: array[start : start + TOGETHER] for name, array in zip(names, given, strict=False)}
+        part = session.run(None, some)[0]
+        if made is None:
+            shape = (len(given[0]), *part.shape[1:])
+            made = np.empty(shape, np.float32)
+            if spent is not None and given[spent].shape == shape:
+                made = given[spent]
+        made[start : start + TOGETHER] = part
+    assert made is not None
+    return made

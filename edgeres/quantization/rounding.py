@@ -27,7 +27,7 @@ def nearest(
     """
     order = np.argsort(np.diag(gram), kind="stable")
     factor = np.linalg.cholesky(gram[np.ix_(order, order)]).T
-    factor = factor / np.diag(factor)[:, None]
+    factor /= np.diag(factor)[:, None].copy()
     target = weight[:, order] / scale[:, None]
     place = np.empty(len(order) + 1, np.int64)
     place[order], place[-1] = np.arange(len(order)), len(order)
