@@ -28,10 +28,11 @@ class Quantizer:
     scale: np.float32
     zero_point: np.uint8 | np.int8
 
-    def rounded(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The values as they come out of the Q/DQ pair."""
+    def rounded(self, values: NDArray[np.float32], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """The values as they come out of the Q/DQ pair, written into `out` where that is given."""
         limits, point = np.iinfo(self.zero_point.dtype), np.float32(self.zero_point)
-        made: NDArray[np.float32] = np.rint(values / self.scale)
+        made: NDArray[np.float32] = np.divide(values, self.scale, out=out)
+        np.rint(made, out=made)
         np.clip(made, limits.min - point, limits.max - point, out=made)
         made *= self.scale
         return made

@@ -23,7 +23,7 @@ from edgeres.store import Artifact, Sidecar
 from edgeres.types import Preprocess
 
 METHOD, AUTO = "mse", "auto"
-EFFORT: Mapping[str, int] = {"fast": 0, "balanced": 32, "best": 64}
+EFFORT: Mapping[str, int] = {"fast": 0, "balanced": 24, "best": 48}
 """Level -> to how many images of 224 x 224 pixels (or as much of smaller ones) the weights are fitted; 0 rounds each
 weight by itself, which needs no images."""
 BEST = (1.0, 10.0, 100.0)

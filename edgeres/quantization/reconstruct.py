@@ -15,6 +15,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
+from edgeres import onnx_io
 from edgeres.quantization import rounding, weights
 from edgeres.quantization.graph import Graph
 from edgeres.quantization.place import Quantizer
@@ -29,7 +30,7 @@ STIFFNESS = 10.0
 """The same where weights are moved to make up for errors before them: they must not learn the few images by heart."""
 
 
-TOGETHER = 8
+TOGETHER = 4
 """Images a pass."""
 
 
@@ -73,7 +74,10 @@ def layers(
         for name in finished:
             del values[name]
         name = node.output[0]
-        values[name] = Pair(exact, quantizers[name].rounded(found) if name in quantizers else found)
+        values[name] = Pair(exact, quantizers[name].rounded(found, found) if name in quantizers else found)
+        # The first tensors of a network take a hundred megabytes each.
+        del given, exact, found
+        onnx_io.release()
     return made
 
 
