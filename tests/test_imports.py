@@ -19,7 +19,7 @@ LAYERS = (
     {"engines"},
     {"backends"},
     {"data", "models", "onnx_io", "canonical", "machine", "progress", "qdq", "recipe"},
-    {"store", "schema"},
+    {"store", "schema", "bootstrap"},
     {"types"},
     {"errors"},
 )
