@@ -106,6 +106,10 @@ class Accuracy(Part):
     images_per_second: float | None = None
     """Decoding and inference overlapped, as evaluated."""
 
+    def same_images(self, other: "Accuracy") -> bool:
+        """Whether the two can be subtracted: the same set, all of it in both."""
+        return self.dataset == other.dataset and self.images == other.images
+
 
 class LayerPrecision(Part):
     """One operation of the built engine, as its runtime tells it: see `edgeres.inspect`."""
@@ -113,7 +117,8 @@ class LayerPrecision(Part):
     name: str
     precision: str
     kernel: str
-    macs: int
+    macs: int | None = None
+    """Multiply-accumulates for one image; None where it has none or they are not known."""
     weight_bytes: int | None = None
 
 
