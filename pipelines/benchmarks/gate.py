@@ -30,7 +30,7 @@ from edgeres.types import Precision, Target
 
 LIMIT, SLOWER = 2.5, 1.05
 PROCESSES = 10
-CALLS, INNER, WARMUP = 10, 20, 3
+CALLS, INNER, WARMUP = 5, 20, 1
 BURST, PAUSE = 0.1, 1.0
 """Mean seconds that the other process burns, and rests."""
 REPORTS = (
