@@ -31,6 +31,7 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeres.bootstrap import student
 from edgeres.errors import UsageError
 from edgeres.figures import megabytes, number, points
 from edgeres.schema import Accuracy, Cell, Latency, Report
@@ -49,8 +50,8 @@ RULES: Mapping[str, str] = {
 TAIL = 10
 """Samples that must lie beyond a percentile: 20 calls for p50, 100 for p90, 1000 for p99."""
 PROCESSES = 3
-CHANCE = 0.05
 CONFIDENCE = 99.0
+CHANCE = 0.05
 _EXACT = 1e-9
 """Slack for 84.0 - 83.7 > 0.3 in floating point."""
 
@@ -267,7 +268,7 @@ def ratio_interval(
     freedom = len(above) + len(below) - 2
     squares = ((above - above.mean()) ** 2).sum() + ((below - below.mean()) ** 2).sum()
     error = math.sqrt(squares / freedom * (1 / len(above) + 1 / len(below)))
-    centre, half = above.mean() - below.mean(), _student(CONFIDENCE, freedom) * error
+    centre, half = above.mean() - below.mean(), student(CONFIDENCE, freedom) * error
     return math.exp(centre - half), math.exp(centre + half)
 
 
@@ -276,15 +277,3 @@ def _processes(latency: Latency) -> list[NDArray[np.float64]]:
     if not latency.rounds or min(latency.rounds) < 1 or sum(latency.rounds) != len(latency.samples):
         return []
     return np.split(np.array(latency.samples), np.cumsum(latency.rounds)[:-1])
-
-
-def _student(confidence: float, freedom: int) -> float:
-    """Half the width, in standard errors, of a two-sided interval of Student's t with `freedom` degrees of freedom.
-
-    With t = sqrt(freedom) tan(angle) the density of the angle is proportional to cos(angle)^(freedom - 1).
-    """
-    angles = np.linspace(0, np.pi / 2, 20_001)
-    density = np.cos(angles) ** (freedom - 1)
-    below = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
-    angle = np.interp(confidence / 100, below / below[-1], angles)
-    return math.sqrt(freedom) * math.tan(angle)

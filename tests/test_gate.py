@@ -231,14 +231,6 @@ def test_rules_that_cannot_be_read(rules, said):
         gate.compare(one(), one(), rules)
 
 
-@pytest.mark.parametrize(
-    ("confidence", "freedom", "table"),
-    [(95, 1, 12.7062), (95, 2, 4.3027), (99, 4, 4.6041), (99, 18, 2.8784), (99.9, 9, 4.7809), (95, 1000, 1.9623)],
-)
-def test_quantiles_of_student_are_those_of_the_tables(confidence, freedom, table):
-    assert gate._student(confidence, freedom) == pytest.approx(table, abs=1e-4)
-
-
 def test_interval_is_students_of_what_each_process_says():
     """Worked by hand: logs of the medians 0, 1, 2 and 3, 4, 5 percent; pooled variance 1, t of 99 % and 4 is 4.604."""
     base, head = ([np.full(9 * x + 5, math.exp(x / 100)) for x in logs] for logs in ((0, 1, 2), (3, 4, 5)))

@@ -19,7 +19,7 @@ LAYERS = (
     {"engines"},
     {"backends"},
     {"data", "models", "onnx_io", "canonical", "machine", "progress", "qdq", "recipe", "gate"},
-    {"store", "schema", "figures"},
+    {"store", "schema", "bootstrap", "figures"},
     {"types"},
     {"errors"},
 )
