@@ -18,13 +18,14 @@ import random
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres import ab, gate, machine
+from edgeres import ab, engines, gate, machine
 from edgeres.schema import Cell, Latency, Machine, Model, Report
 from edgeres.types import Precision, Target
 
@@ -123,6 +124,7 @@ def simulated(runs: int) -> dict[str, list[tuple[str, int]]]:
 
 def real(engine: Path, target: Target, threads: int, runs: int, raw: Path) -> dict[str, list[tuple[str, int]]]:
     done = [json.loads(line) for line in raw.read_text().splitlines()] if raw.exists() else []
+    import_module(target.backend)  # once, for all the processes that are forked
     context = multiprocessing.get_context("fork")
     burner = context.Process(target=burn, daemon=True)
     burner.start()
@@ -131,6 +133,7 @@ def real(engine: Path, target: Target, threads: int, runs: int, raw: Path) -> di
         receiver, sender = context.Pipe(duplex=False)
         child = context.Process(target=measured, args=(sender, engine, target, threads, INNER + slow))
         child.start()
+        sender.close()
         try:
             return np.array(receiver.recv())
         finally:
@@ -160,8 +163,6 @@ def measured(
     sender: "multiprocessing.connection.Connection", engine: Path, target: Target, threads: int, inner: int
 ) -> None:
     """In a process of its own: milliseconds of CALLS timed calls, of `inner` calls of the engine each."""
-    from edgeres import engines
-
     loaded = engines.load(engine, target, threads)
     shape = (1, *(side or 1 for side in loaded.input_shape[1:]))
     images = np.random.default_rng(0).standard_normal(shape, np.float32)
