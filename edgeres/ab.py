@@ -51,8 +51,8 @@ def decide(pairs: Iterable[tuple[float, float]], limit: float) -> Decision:
     """Take rounds, each the medians of base and head in one unit, until it is known how their ratio lies to `limit`, in
     percent, or the last look is reached.
 
-    Regressed: growth beyond the limit, and surely some. Passed: growth surely within the limit, or within it at the
-    last look. Inconclusive: beyond it at the last look, but perhaps by chance. ValueError where the rounds end before.
+    Regressed: growth beyond the limit, and surely some. Passed: growth surely within the limit. Inconclusive: neither,
+    at the last look. ValueError where the rounds end before.
     """
     ratios: list[float] = []
     for base, head in pairs:
@@ -64,13 +64,13 @@ def decide(pairs: Iterable[tuple[float, float]], limit: float) -> Decision:
         growth, low, high, most = (
             100 * math.expm1(x) for x in (np.median(walsh), walsh[strict], walsh[-1 - strict], walsh[-1 - loose])
         )
-        last = len(ratios) == LOOKS[-1]
+        outcome = Outcome.INCONCLUSIVE
         if low > 0 and growth > limit:
-            return Decision(Outcome.REGRESSED, growth, low, high, len(ratios))
-        if most < limit or (last and growth <= limit):
-            return Decision(Outcome.PASSED, growth, low, high, len(ratios))
-        if last:
-            return Decision(Outcome.INCONCLUSIVE, growth, low, high, len(ratios))
+            outcome = Outcome.REGRESSED
+        elif most < limit:
+            outcome = Outcome.PASSED
+        if outcome is not Outcome.INCONCLUSIVE or len(ratios) == LOOKS[-1]:
+            return Decision(outcome, growth, low, high, len(ratios))
     raise ValueError(f"{len(ratios)} rounds decide nothing; {LOOKS[-1]} always do")
 
 
@@ -121,11 +121,11 @@ def compare(
 
 def _verdict(name: str, found: Decision, limit: float) -> Verdict:
     where = f"{found.low:+.1f} to {found.high:+.1f} % in {found.rounds} rounds"
-    grew = f"p50 grew by {found.growth:.1f} %, more than {limit:g} %"
     words = {
         Outcome.PASSED: f"p50 changed by {found.growth:+.1f} %, within {limit:g} % ({where})",
-        Outcome.REGRESSED: f"{grew} ({where})",
-        Outcome.INCONCLUSIVE: f"{grew}, but it may be anywhere from {where}; measure on a quieter machine",
+        Outcome.REGRESSED: f"p50 grew by {found.growth:.1f} %, more than {limit:g} % ({where})",
+        Outcome.INCONCLUSIVE: f"p50 changed by {found.growth:+.1f} %, but that is not sure ({where}); "
+        "measure on a quieter machine",
     }[found.outcome]
     return Verdict(RULE, name, found.outcome, found.growth, limit, f"{name}: {words}.")
 
