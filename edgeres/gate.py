@@ -5,13 +5,18 @@
     latency_p50 = "5%"    largest growth of p50 against the baseline; latency_p90 and latency_p99 likewise
     size = "+2%"          largest growth of the engine on disk
 
-Sizes, and top-1 on the same images, are exact: beyond the limit is a regression. A latency is not: the same engine
-measured twice gives two figures. It is a regression where the growth is beyond the limit (size) *and* a 99 % bootstrap
-interval of the ratio of the two percentiles, from the raw samples, lies wholly above 1 (significance). That interval
-and not the usual 95 %: one side of the latter alone is wrong in 2.5 % of comparisons, for each cell and each rule.
-Timings follow one another, so blocks of neighbours are drawn, not single calls (Politis and Romano, 1992, "A circular
-block-resampling procedure for stationary data"); with fewer than TAIL calls beyond a percentile the bootstrap knows
-nothing about it.
+A size is exact: beyond the limit is a regression. What is measured is not: it regressed where it is beyond the limit
+(size) *and* cannot be chance (significance).
+
+Latency: the same engine measured twice gives two figures, and two processes differ by more than two calls of one do. So
+a process counts as one observation, however many calls it timed: Student's 99 % interval of the ratio of the two
+reports' mean log percentiles of a process, with one variance for both (the machine is the same), must lie wholly above
+1. That interval and not the usual 95 %: one side of the latter alone is wrong in 2.5 % of comparisons, for each cell
+and each rule. Fewer than PROCESSES processes in a report, or than TAIL calls beyond a percentile, know nothing about
+it. What differs between the two hours at which two reports were made no statistics can see: see `edgeres.ab`.
+
+Top-1, on the same images: a drop beyond the limit of an INT8 cell that is not worse than FP32 of the same network
+(McNemar's test, p above CHANCE) is chance. Any other drop beyond the limit is counted image by image, and regressed.
 
 Inconclusive, never a pass: growth beyond the limit without significance, or measured while unsteady; a latency of
 another machine or batch; a top-1 on other images; another number of classes; a figure that the baseline has and the
@@ -19,15 +24,16 @@ report lacks; a rule that found nothing to judge. A cell that the baseline does 
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeres.bootstrap import student
 from edgeres.errors import UsageError
-from edgeres.report.table import megabytes, number, points, same_images
+from edgeres.figures import megabytes, number, points
 from edgeres.schema import Accuracy, Cell, Latency, Report
 from edgeres.types import Precision
 
@@ -43,7 +49,9 @@ RULES: Mapping[str, str] = {
 
 TAIL = 10
 """Samples that must lie beyond a percentile: 20 calls for p50, 100 for p90, 1000 for p99."""
-_RESAMPLES, _CONFIDENCE, _SEED = 1000, 99.0, 0
+PROCESSES = 3
+CONFIDENCE = 99.0
+CHANCE = 0.05
 _EXACT = 1e-9
 """Slack for 84.0 - 83.7 > 0.3 in floating point."""
 
@@ -81,7 +89,7 @@ def compare(report: Report, baseline: Report, rules: Mapping[str, float | str]) 
     """
     if not rules:
         raise UsageError('there is nothing to check; add rules to [check] of the recipe, as in latency_p50 = "5%".')
-    limits = {rule: _limit(rule, value) for rule, value in rules.items()}
+    limits = {rule: read(rule, value) for rule, value in rules.items()}
     return [verdict for rule, limit in limits.items() for verdict in _judge(rule, limit, report, baseline)]
 
 
@@ -91,7 +99,8 @@ def overall(verdicts: list[Verdict]) -> Outcome:
     return next(o for o in (Outcome.REGRESSED, Outcome.INCONCLUSIVE, Outcome.PASSED) if o in found)
 
 
-def _limit(rule: str, value: float | str) -> float:
+def read(rule: str, value: float | str) -> float:
+    """A rule's limit in its own unit; UsageError for an unknown rule and for a value that cannot be read."""
     if rule not in RULES:
         raise UsageError(f"[check] has no rule {rule!r}; it knows {', '.join(RULES)}.")
     try:
@@ -112,9 +121,10 @@ def _is_percentage(rule: str) -> bool:
 
 def _judge(rule: str, limit: float, report: Report, baseline: Report) -> list[Verdict]:
     ours, theirs = _cells(report), _cells(baseline)
+    obstacle, same_network = _obstacle(rule, report, baseline), report.model.digest == baseline.model.digest
     verdicts = []
     for name in dict.fromkeys([*ours, *theirs]):
-        found = _cell(rule, limit, ours.get(name), theirs.get(name), _obstacle(rule, report, baseline))
+        found = _cell(rule, limit, ours.get(name), theirs.get(name), obstacle, same_network)
         if found:
             outcome, measured, words = found
             verdicts.append(Verdict(rule, name, outcome, measured, limit, f"{name}: {words}"))
@@ -131,7 +141,9 @@ def _cells(report: Report) -> dict[str, Cell]:
 _Found = tuple[Outcome, float | None, str]
 
 
-def _cell(rule: str, limit: float, ours: Cell | None, theirs: Cell | None, obstacle: str) -> _Found | None:
+def _cell(
+    rule: str, limit: float, ours: Cell | None, theirs: Cell | None, obstacle: str, same_network: bool
+) -> _Found | None:
     """The verdict on one cell; None where the rule says nothing of it."""
     new, old = _figure(rule, ours), _figure(rule, theirs)
     if new is None:
@@ -143,7 +155,7 @@ def _cell(rule: str, limit: float, ours: Cell | None, theirs: Cell | None, obsta
     if obstacle:
         return Outcome.INCONCLUSIVE, None, f"{rule} cannot be compared: {obstacle}."
     if rule == "top1_drop":
-        return _top1(new, old, limit, ours.accuracy, theirs.accuracy)
+        return _top1(new, old, limit, ours.accuracy, theirs.accuracy, same_network)
     if rule == "size":
         return _size(new, old, limit)
     return _latency(rule, new, old, limit, ours.latency, theirs.latency)
@@ -189,15 +201,21 @@ def _agreement(share: float, limit: float, note: str) -> _Found:
     return _outcome(beyond), share, words
 
 
-def _top1(new: float, old: float, limit: float, ours: Accuracy | None, theirs: Accuracy | None) -> _Found:
-    if ours is None or theirs is None or not same_images(ours, theirs):
+def _top1(
+    new: float, old: float, limit: float, ours: Accuracy | None, theirs: Accuracy | None, same_network: bool
+) -> _Found:
+    if ours is None or theirs is None or not ours.same_images(theirs):
         return Outcome.INCONCLUSIVE, None, "top-1 was found on other images than the baseline's; evaluate on the same."
     drop = 100 * (old - new)
     beyond = drop > limit + _EXACT
     change = f"lost {points(drop)} points, {'more than' if beyond else 'within'} {limit:g}"
     if drop < _EXACT:
         change = f"gained {points(-drop)} points" if drop < -_EXACT else "did not change"
-    return _outcome(beyond), drop, f"top-1 {change} ({old:.2%} to {new:.2%})."
+    words = f"top-1 {change} ({old:.2%} to {new:.2%})"
+    if beyond and same_network and ours.mcnemar and ours.mcnemar.p > CHANCE:
+        doubt = f"the cell is not surely worse than FP32 (McNemar p = {ours.mcnemar.p:.2g}); evaluate on more images"
+        return Outcome.INCONCLUSIVE, drop, f"{words}, but {doubt}."
+    return _outcome(beyond), drop, f"{words}."
 
 
 def _size(new: float, old: float, limit: float) -> _Found:
@@ -235,30 +253,27 @@ def _doubt(ours: Latency, theirs: Latency, percentile: int) -> str:
     needed = round(TAIL * 100 / (100 - percentile))
     if min(len(ours.samples), len(theirs.samples)) < needed:
         return f"that takes at least {needed} calls in each report to be sure of; measure more"
-    low, high = ratio_interval(ours.samples, theirs.samples, percentile)
-    return f"the ratio may be anywhere from {low:.3f} to {high:.3f}; measure more calls" if low <= 1 else ""
+    above, below = _processes(ours), _processes(theirs)
+    if min(len(above), len(below)) < PROCESSES:
+        return f"that takes at least {PROCESSES} processes in each report to be sure of; measure more rounds"
+    low, high = ratio_interval(above, below, percentile)
+    return f"the ratio may be anywhere from {low:.3f} to {high:.3f}; measure more rounds" if low <= 1 else ""
 
 
-def ratio_interval(ours: list[float], theirs: list[float], percentile: float) -> tuple[float, float]:
-    """99 % circular block bootstrap interval of the ratio of one percentile of two series of timings, ours above."""
-    random = np.random.default_rng(_SEED)
-    above, below = (
-        np.concatenate(list(_resampled(np.asarray(series), percentile, random))) for series in (ours, theirs)
-    )
-    low, high = np.percentile(above / below, [50 - _CONFIDENCE / 2, 50 + _CONFIDENCE / 2])
-    return float(low), float(high)
+def ratio_interval(
+    ours: Sequence[NDArray[np.float64]], theirs: Sequence[NDArray[np.float64]], percentile: float
+) -> tuple[float, float]:
+    """99 % interval of the ratio of one percentile of two latencies, ours above: the timings of each process."""
+    above, below = (np.log([np.percentile(one, percentile) for one in rounds]) for rounds in (ours, theirs))
+    freedom = len(above) + len(below) - 2
+    squares = ((above - above.mean()) ** 2).sum() + ((below - below.mean()) ** 2).sum()
+    error = math.sqrt(squares / freedom * (1 / len(above) + 1 / len(below)))
+    centre, half = above.mean() - below.mean(), student(CONFIDENCE, freedom) * error
+    return math.exp(centre - half), math.exp(centre + half)
 
 
-def _resampled(
-    samples: NDArray[np.float64], percentile: float, random: np.random.Generator
-) -> Iterator[NDArray[np.float64]]:
-    """The percentile of each resample, some resamples at a time so that long series fit into memory.
-
-    Blocks are 2 n^(1/3) long, the rate at which the error of a block bootstrap falls fastest.
-    """
-    n = len(samples)
-    length = math.ceil(2 * n ** (1 / 3))
-    for rows in np.array_split(np.empty(_RESAMPLES), 1 + n * _RESAMPLES // 4_000_000):
-        starts = random.integers(n, size=(len(rows), math.ceil(n / length), 1))
-        drawn = ((starts + np.arange(length)) % n).reshape(len(rows), -1)[:, :n]
-        yield np.percentile(samples[drawn], percentile, axis=1)
+def _processes(latency: Latency) -> list[NDArray[np.float64]]:
+    """The timings of each process; none where the report does not tell them apart."""
+    if not latency.rounds or min(latency.rounds) < 1 or sum(latency.rounds) != len(latency.samples):
+        return []
+    return np.split(np.array(latency.samples), np.cumsum(latency.rounds)[:-1])

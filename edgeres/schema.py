@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from edgeres.types import Precision
 
-SCHEMA: Literal["edgeres.report/1"] = "edgeres.report/1"
+SCHEMA: Literal["edgeres.report/2"] = "edgeres.report/2"
 
 
 class Part(BaseModel):
@@ -18,22 +18,73 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class Throughput(Part):
+    """Images a second with `streams` calls under way at once, `batch` images each."""
+
+    batch: int = Field(ge=1)
+    streams: int = Field(ge=1)
+    images_per_second: float
+
+
 class Latency(Part):
     """Host-to-host milliseconds per call, one engine in a process of its own; percentiles come from `samples`."""
 
     p50: float
+    p50_interval: tuple[float, float] | None = None
+    """95 % bootstrap interval of the median, over processes and over blocks of neighbouring calls."""
     p90: float
     p99: float
+    p999: float | None = None
+    """None where fewer than 1,000 calls were timed."""
+    device_p50: float | None = None
+    """Of the device alone, without the way to it and back; None where the runtime does not tell."""
     batch: int = Field(ge=1)
     throughput: float
     """Images a second, one call after the other."""
     samples: list[float]
     """Every timed call, milliseconds, in order."""
+    rounds: list[int] = []
+    """How many of the samples each process gave, in order."""
+    throughputs: list[Throughput] = []
+    peak_rss_mb: float | None = None
+    """Largest resident memory of a measuring process, MB; None where the system does not tell."""
+    energy_mj: float | None = None
+    """Millijoules an image, of the processor or the device; None where the machine has no meter."""
     warmup: int
     """Calls made before the first that counts."""
     stable: bool
     notes: list[str] = []
     """What makes the figures doubtful, in plain words."""
+
+
+class Flip(Part):
+    """An image whose top-1 differs from FP32's; class names where the model has them, else indices."""
+
+    name: str
+    label: str
+    reference: str
+    """What FP32 says."""
+    predicted: str
+    thumbnail: str | None = None
+    """A small JPEG, base64."""
+
+
+class McNemar(Part):
+    """Of INT8 against FP32 on the same images: those that only FP32 had right, those that only INT8 has, and the exact
+    two-sided probability of a difference as large where neither is better."""
+
+    lost: int
+    gained: int
+    p: float
+
+
+class ClassAccuracy(Part):
+    """Top-1 of the images of one class, and of FP32 on them (None for the reference itself)."""
+
+    name: str
+    images: int = Field(ge=1)
+    top1: float
+    reference: float | None = None
 
 
 class Accuracy(Part):
@@ -48,8 +99,35 @@ class Accuracy(Part):
     """None where the model has five classes or fewer."""
     agreement: float | None = None
     """Share of images with the same top-1 as the FP32 model; None for the reference itself."""
-    flipped: list[str] = []
-    """The images whose top-1 differs from FP32's."""
+    agreement_interval: tuple[float, float] | None = None
+    mcnemar: McNemar | None = None
+    flipped: list[Flip] = []
+    classes: list[ClassAccuracy] = []
+    images_per_second: float | None = None
+    """Decoding and inference overlapped, as evaluated."""
+
+    def same_images(self, other: "Accuracy") -> bool:
+        """Whether the two can be subtracted: the same set, all of it in both."""
+        return self.dataset == other.dataset and self.images == other.images
+
+
+class LayerPrecision(Part):
+    """One operation of the built engine, as its runtime tells it: see `edgeres.inspect`."""
+
+    name: str
+    precision: str
+    kernel: str
+    macs: int | None = None
+    """Multiply-accumulates for one image; None where it has none or they are not known."""
+    weight_bytes: int | None = None
+
+
+class LayerError(Part):
+    """The error of one quantized tensor against FP32 on real images: see `edgeres.quantization.diagnose`."""
+
+    name: str
+    role: str
+    sqnr_db: float
 
 
 class Cell(Part):
@@ -70,6 +148,8 @@ class Cell(Part):
     """SHA-256 of the engine."""
     properties: dict[str, str] = {}
     """What the runtime says it runs: version, device, threads, precision."""
+    layers: list[LayerPrecision] = []
+    errors: list[LayerError] = []
     latency: Latency | None = None
     accuracy: Accuracy | None = None
 
@@ -107,7 +187,7 @@ class Model(Part):
 class Report(Part):
     """A whole run."""
 
-    schema_version: Literal["edgeres.report/1"] = SCHEMA
+    schema_version: Literal["edgeres.report/2"] = SCHEMA
     name: str
     created: str
     """UTC, ISO 8601."""

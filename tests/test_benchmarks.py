@@ -77,3 +77,23 @@ def test_other_names_give_the_photos_another_order(image_folder: Path, tmp_path:
     shuffled = sorted(links(image_folder, 30, tmp_path / "shuffled", shuffled=True).iterdir())
     assert [path.resolve() for path in plain] != [path.resolve() for path in shuffled]
     assert sorted(path.resolve() for path in plain) == sorted(path.resolve() for path in shuffled)
+
+
+def test_the_noise_of_the_gate_is_as_it_says() -> None:
+    from gate import timings
+
+    rounds = np.log(timings(np.random.default_rng(0), 300, 400, steady=True))
+    spikes = rounds - np.median(rounds, axis=1, keepdims=True) > 0.2
+    assert spikes.mean() == pytest.approx(0.03 * np.exp(-0.2 / 0.5), abs=0.01)
+    within = np.where(spikes, np.nan, rounds - np.median(rounds, axis=1, keepdims=True))
+    assert np.nanmean(within[:, 1:] * within[:, :-1]) / np.nanvar(within) > 0.7
+    assert 0.01 < np.median(rounds, axis=1).std() < 0.03
+
+
+def test_the_table_of_the_gate_counts_every_comparison() -> None:
+    from gate import REPORTS, simulated, table
+
+    lines = table(simulated(2)).splitlines()[2:]
+    assert len(lines) == 2 * (len(REPORTS) + 1)
+    counted = [[int(part.split(" of ")[0]) for part in line.split(" | ")[1:4]] for line in lines]
+    assert [sum(row) for row in counted] == [2] * len(lines)

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import typer.main
 from PIL import Image
-from report.example import solar
+from report.example import solar, timed
 
-from edgeres import cli, gate, store
+from edgeres import ab, cli, gate, store
 from edgeres.cli import common, main
 from edgeres.errors import (
     BuildError,
@@ -27,6 +27,7 @@ from edgeres.errors import (
     SchemeError,
     UsageError,
 )
+from edgeres.measure import Measured
 
 COMMANDS = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
 RUNTIMES = {"torch", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "onnx", "numpy", "PIL"}
@@ -154,6 +155,15 @@ USAGE = {
     "report absent": "absent holds no report.json",
     "report report.json -o report.pdf": "cannot be written as '.pdf'",
     "check report.json -b absent.json": "absent.json",
+    "check": "give a run folder and its --baseline",
+    "check report.json": "give a run folder and its --baseline",
+    "check report.json -b report.json --ab model.onnx model.onnx": "or two engines or run folders after --ab",
+    "check --ab model.onnx model.onnx": "give two engines and their --target",
+    "check --ab model.onnx flat": "give two engines and their --target",
+    "check --ab flat flat": "flat holds no report.json",
+    "check --ab model.onnx model.onnx -t onnxruntime:cpu --threshold five": "cannot read latency_p50 = 'five'",
+    "check --ab absent.onnx model.onnx -t onnxruntime:cpu": "absent.onnx",
+    "baseline accept absent -o out.json": "absent holds no report.json",
 }
 FAILED = {
     "export -w text.pth -o out.onnx": "text.pth is",
@@ -169,6 +179,7 @@ FAILED = {
     "run recipe.toml": "recipe.toml: model.weights",
     "report recipe.toml": "recipe.toml is not JSON",
     "check report.json -b text.pth": "text.pth is not JSON",
+    "baseline accept text.pth -o out.json": "text.pth is not JSON",
 }
 
 
@@ -244,6 +255,33 @@ def test_a_check_tells_its_outcome_by_its_exit_code(
     assert shown.out.splitlines()[-1] == outcome.value
     assert main(["check", "report.json", "-b", "report.json", "--json"]) == code
     assert json.loads(capsys.readouterr().out)["outcome"] == outcome.value
+
+
+@pytest.mark.usefixtures("place")
+def test_an_accepted_report_passes_its_own_check(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["baseline", "accept", "report.json", "-o", "accepted.json"]) == 0
+    assert "openvino:cpu int8" in capsys.readouterr().out
+    assert main(["check", "report.json", "-b", "accepted.json"]) == 0
+    capsys.readouterr()
+    assert main(["baseline", "accept", "accepted.json", "-o", "accepted.json", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"out": "accepted.json", "changes": []}
+
+
+@pytest.mark.usefixtures("place")
+def test_two_engines_are_compared_in_turn(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The second is slower by a tenth."""
+
+    def measure(subjects: Any, rounds: int, progress: Any) -> list[Any]:
+        return [Measured(timed([1.0 + 0.1 * (subject.path.name == "slow.onnx")] * 20), {}) for subject in subjects]
+
+    monkeypatch.setattr(ab, "measure", measure)
+    shutil.copy("model.onnx", "slow.onnx")
+    command = ["check", "--target", "onnxruntime:cpu", "--json", "--ab"]
+    for head, code in {"slow.onnx": 1, "model.onnx": 0}.items():
+        assert main([*command, "model.onnx", head]) == code
+        (verdict,) = json.loads(capsys.readouterr().out)["verdicts"]
+        assert verdict["measured"] == pytest.approx(10 * code)
+    assert main([*command, "model.onnx", "slow.onnx", "--threshold", "11%"]) == 0
 
 
 @pytest.mark.usefixtures("place")

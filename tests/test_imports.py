@@ -13,13 +13,13 @@ ROOT = Path(edgeres.__file__).parent
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"pipeline", "gate", "inspect"},
+    {"pipeline", "ab", "baseline", "inspect"},
     {"lint"},
     {"export", "quantization", "measure", "evaluate", "report"},
     {"engines"},
     {"backends"},
-    {"data", "models", "onnx_io", "canonical", "machine", "progress", "qdq", "recipe"},
-    {"store", "schema"},
+    {"data", "models", "onnx_io", "canonical", "machine", "progress", "qdq", "recipe", "gate"},
+    {"store", "schema", "bootstrap", "figures"},
     {"types"},
     {"errors"},
 )

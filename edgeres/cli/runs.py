@@ -1,4 +1,4 @@
-"""Commands on whole runs: run, report, check."""
+"""Commands on whole runs: run, report, check, baseline accept."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from edgeres.cli.common import FAILED, INCONCLUSIVE, OK, REGRESSED, AsJson, app, progress, show
+from edgeres.cli.common import FAILED, INCONCLUSIVE, OK, REGRESSED, AsJson, Out, Threads, app, progress, show
+from edgeres.errors import UsageError
 
 
 @app.command()
@@ -52,16 +53,30 @@ def report(
 
 @app.command()
 def check(
-    folder: Annotated[Path, typer.Argument(help="A run folder, or its report.json.")],
-    baseline: Annotated[Path, typer.Option("--baseline", "-b", help="The accepted report (.json).")],
+    folder: Annotated[Path | None, typer.Argument(help="A run folder, or its report.json.")] = None,
+    baseline: Annotated[Path | None, typer.Option("--baseline", "-b", help="The accepted report (.json).")] = None,
+    ab: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="BASE HEAD", help="Two engines, or run folders, to measure here in turn, instead."),
+    ] = None,
+    target: Annotated[str | None, typer.Option("--target", "-t", help="With --ab: what the engines run on.")] = None,
+    threshold: Annotated[str, typer.Option(help="With --ab: how much p50 may grow.")] = "2.5%",
+    threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare a report with an accepted baseline. Exit 1 where something regressed, 4 where nothing can be said."""
+    """Compare a report with an accepted baseline, or two engines. Exit 1 where it regressed, 4 where nobody can say."""
     from edgeres import gate
     from edgeres import report as reports
 
-    found = reports.load(folder)
-    verdicts = gate.compare(found, reports.load(baseline), found.rules)
+    if (folder is None) == (ab is None) or (baseline is None) != (folder is None):
+        raise UsageError("give a run folder and its --baseline, or two engines or run folders after --ab.")
+    if folder and baseline:
+        found = reports.load(folder)
+        verdicts = gate.compare(found, reports.load(baseline), found.rules)
+    elif ab:
+        from edgeres.ab import compare
+
+        verdicts = compare(*ab, gate.read("latency_p50", threshold), target, threads, progress())
     outcome = gate.overall(verdicts)
     lines = [f"{verdict.outcome.value:>12}  {verdict.sentence}" for verdict in verdicts]
     show(
@@ -71,3 +86,30 @@ def check(
     )
     codes = {gate.Outcome.PASSED: OK, gate.Outcome.REGRESSED: REGRESSED, gate.Outcome.INCONCLUSIVE: INCONCLUSIVE}
     raise typer.Exit(codes[outcome])
+
+
+baselines = typer.Typer(no_args_is_help=True, help="What `check` compares with: accept a report as it.")
+app.add_typer(baselines, name="baseline")
+
+
+@baselines.command()
+def accept(
+    folder: Annotated[Path, typer.Argument(help="A run folder, or its report.json.")], out: Out, as_json: AsJson = False
+) -> None:
+    """Write a report as the baseline, to be committed, and show what of it changes."""
+    from edgeres import baseline
+    from edgeres import report as reports
+
+    found = reports.load(folder)
+    changes = baseline.accept(found, out)
+    if not as_json:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table("cell", "metric", "old", "new", box=None, pad_edge=False)
+        for change in changes:
+            table.add_row(*change)
+        Console(markup=False, highlight=False).print(table if changes else "No figure changes.")
+    baseline.write(found, out)
+    rows = [dict(zip(("cell", "metric", "old", "new"), change, strict=True)) for change in changes]
+    show(f"{out}: accepted", {"out": str(out), "changes": rows}, as_json)

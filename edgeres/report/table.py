@@ -7,12 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from edgeres.schema import Accuracy, Cell, Report
+from edgeres.figures import megabytes as megabytes
+from edgeres.figures import number as number
+from edgeres.figures import points as points
+from edgeres.schema import Cell, Report
 from edgeres.types import Precision
 
 NOTHING = "—"
 """Stands where there is no value."""
-TIMES, MINUS, TO = "\N{MULTIPLICATION SIGN}", "\N{MINUS SIGN}", "\N{EN DASH}"
+TIMES, TO = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
 _UNMEASURED = {"measured": NOTHING, "built": "not run", "failed": "failed"}
 
 
@@ -101,30 +104,9 @@ def _exact(cell: Cell, cells: list[Cell]) -> Cell | None:
     fp32 = [
         other
         for other in cells
-        if other.precision is Precision.FP32 and other.accuracy and same_images(other.accuracy, cell.accuracy)
+        if other.precision is Precision.FP32 and other.accuracy and other.accuracy.same_images(cell.accuracy)
     ]
     return next((other for other in fp32 if other.target == cell.target), fp32[0] if fp32 else None)
-
-
-def same_images(one: Accuracy, other: Accuracy) -> bool:
-    """Whether two accuracies can be subtracted: the same set, all of it in both."""
-    return one.dataset == other.dataset and one.images == other.images
-
-
-def number(value: float) -> str:
-    """Three significant digits, as far as that needs decimals; a true minus sign."""
-    decimals = next((d for d, least in enumerate((100, 10, 1)) if abs(value) >= least), 3)
-    return f"{value:.{decimals}f}".replace("-", MINUS)
-
-
-def points(value: float) -> str:
-    """Two decimals, never a negative zero."""
-    return f"{round(value, 2) + 0.0:.2f}".replace("-", MINUS)
-
-
-def megabytes(size: float) -> str:
-    """Of 10⁶ bytes."""
-    return number(size / 1e6)
 
 
 def span(interval: tuple[float, float]) -> str:

@@ -1,0 +1,61 @@
+"""How sure a percentile of timings is, where each process was another draw and each call resembles its neighbours.
+
+A hierarchical bootstrap: processes are drawn with replacement, and within each of them circular blocks of neighbouring
+calls (Politis and Romano, 1992, "A circular block-resampling procedure for stationary data"). Few processes make it too
+narrow twice: their spread is underestimated by k / (k - 1), and its tails are Student's, not normal. Both are mended by
+stretching the interval about the estimate, on a logarithmic scale (Hesterberg, 2015, "What Teachers Should Know About
+the Bootstrap", section 5.3).
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+_RESAMPLES, _SEED = 1000, 0
+
+
+def interval(rounds: Sequence[NDArray[np.float64]], percentile: float, confidence: float = 95.0) -> tuple[float, float]:
+    """Interval, in the timings' unit, of a percentile of them all; `rounds` holds those of each process, in order.
+
+    Of one process it tells how sure the percentile is of that process alone. ValueError where a round has no timing.
+    """
+    drawn = np.concatenate(list(_resampled(rounds, percentile)))
+    low, high = np.log(np.percentile(drawn, [50 - confidence / 2, 50 + confidence / 2]))
+    centre, k = math.log(np.percentile(np.concatenate(rounds), percentile)), len(rounds)
+    if k > 1:
+        normal = NormalDist().inv_cdf(0.5 + confidence / 200)
+        stretch = math.sqrt(k / (k - 1)) * student(confidence, k - 1) / normal
+        low, high = centre - stretch * max(centre - low, 0.0), centre + stretch * max(high - centre, 0.0)
+    return math.exp(low), math.exp(high)
+
+
+def _resampled(rounds: Sequence[NDArray[np.float64]], percentile: float) -> Iterator[NDArray[np.float64]]:
+    """The percentile of each resample, some resamples at a time so that long series fit into memory.
+
+    Blocks are 2 n^(1/3) calls long, the rate at which the error of a block bootstrap falls fastest.
+    """
+    random = np.random.default_rng(_SEED)
+    pooled, sizes = np.concatenate(rounds), np.array([len(one) for one in rounds])
+    length = math.ceil(2 * sizes.mean() ** (1 / 3))
+    blocks = math.ceil(sizes.mean() / length)
+    for rows in np.array_split(np.empty(_RESAMPLES), 1 + pooled.size * _RESAMPLES // 4_000_000):
+        chosen = random.integers(sizes.size, size=(len(rows), sizes.size, 1, 1))
+        starts = random.integers(sizes[chosen], size=(len(rows), sizes.size, blocks, 1))
+        within = (starts + np.arange(length)) % sizes[chosen]
+        drawn = pooled[(np.cumsum(sizes) - sizes)[chosen] + within]
+        yield np.percentile(drawn.reshape(len(rows), -1), percentile, axis=1)
+
+
+def student(confidence: float, freedom: int) -> float:
+    """Half the width, in standard errors, of a two-sided interval of Student's t with `freedom` degrees of freedom.
+
+    With t = sqrt(freedom) tan(angle) the density of the angle is proportional to cos(angle)^(freedom - 1).
+    """
+    angles = np.linspace(0, np.pi / 2, 20_001)
+    density = np.cos(angles) ** (freedom - 1)
+    below = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
+    angle = np.interp(confidence / 100, below / below[-1], angles)
+    return math.sqrt(freedom) * math.tan(angle)

@@ -1,0 +1,19 @@
+"""How figures are written, wherever they are shown."""
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def number(value: float) -> str:
+    """Three significant digits, as far as that needs decimals; a true minus sign."""
+    decimals = next((d for d, least in enumerate((100, 10, 1)) if abs(value) >= least), 3)
+    return f"{value:.{decimals}f}".replace("-", MINUS)
+
+
+def points(value: float) -> str:
+    """Two decimals, never a negative zero."""
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", MINUS)
+
+
+def megabytes(size: float) -> str:
+    """Of 10⁶ bytes."""
+    return number(size / 1e6)
