@@ -9,9 +9,8 @@ Sizes, and top-1 on the same images, are exact: beyond the limit is a regression
 measured twice gives two figures. It is a regression where the growth is beyond the limit (size) *and* a 99 % bootstrap
 interval of the ratio of the two percentiles, from the raw samples, lies wholly above 1 (significance). That interval
 and not the usual 95 %: one side of the latter alone is wrong in 2.5 % of comparisons, for each cell and each rule.
-Timings follow one another, so blocks of neighbours are drawn, not single calls (Politis and Romano, 1992, "A circular
-block-resampling procedure for stationary data"); with fewer than TAIL calls beyond a percentile the bootstrap knows
-nothing about it.
+Timings follow one another, so blocks of neighbours are drawn, not single calls (see `edgeres.bootstrap`); with fewer
+than TAIL calls beyond a percentile the bootstrap knows nothing about it.
 
 Inconclusive, never a pass: growth beyond the limit without significance, or measured while unsteady; a latency of
 another machine or batch; a top-1 on other images; another number of classes; a figure that the baseline has and the
@@ -19,13 +18,13 @@ report lacks; a rule that found nothing to judge. A cell that the baseline does 
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edgeres import bootstrap
 from edgeres.errors import UsageError
 from edgeres.report.table import megabytes, number, points, same_images
 from edgeres.schema import Accuracy, Cell, Latency, Report
@@ -43,7 +42,7 @@ RULES: Mapping[str, str] = {
 
 TAIL = 10
 """Samples that must lie beyond a percentile: 20 calls for p50, 100 for p90, 1000 for p99."""
-_RESAMPLES, _CONFIDENCE, _SEED = 1000, 99.0, 0
+_CONFIDENCE, _SEED = 99.0, 0
 _EXACT = 1e-9
 """Slack for 84.0 - 83.7 > 0.3 in floating point."""
 
@@ -240,25 +239,7 @@ def _doubt(ours: Latency, theirs: Latency, percentile: int) -> str:
 
 
 def ratio_interval(ours: list[float], theirs: list[float], percentile: float) -> tuple[float, float]:
-    """99 % circular block bootstrap interval of the ratio of one percentile of two series of timings, ours above."""
+    """99 % bootstrap interval of the ratio of one percentile of two series of timings, ours above."""
     random = np.random.default_rng(_SEED)
-    above, below = (
-        np.concatenate(list(_resampled(np.asarray(series), percentile, random))) for series in (ours, theirs)
-    )
-    low, high = np.percentile(above / below, [50 - _CONFIDENCE / 2, 50 + _CONFIDENCE / 2])
-    return float(low), float(high)
-
-
-def _resampled(
-    samples: NDArray[np.float64], percentile: float, random: np.random.Generator
-) -> Iterator[NDArray[np.float64]]:
-    """The percentile of each resample, some resamples at a time so that long series fit into memory.
-
-    Blocks are 2 n^(1/3) long, the rate at which the error of a block bootstrap falls fastest.
-    """
-    n = len(samples)
-    length = math.ceil(2 * n ** (1 / 3))
-    for rows in np.array_split(np.empty(_RESAMPLES), 1 + n * _RESAMPLES // 4_000_000):
-        starts = random.integers(n, size=(len(rows), math.ceil(n / length), 1))
-        drawn = ((starts + np.arange(length)) % n).reshape(len(rows), -1)[:, :n]
-        yield np.percentile(samples[drawn], percentile, axis=1)
+    above, below = (bootstrap.percentiles([np.asarray(one)], percentile, random) for one in (ours, theirs))
+    return bootstrap.interval(above / below, _CONFIDENCE)

@@ -13,13 +13,13 @@ ROOT = Path(edgeres.__file__).parent
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"pipeline", "gate", "inspect"},
+    {"pipeline", "gate", "inspect", "loadgen"},
     {"lint"},
     {"export", "quantization", "measure", "evaluate", "report"},
     {"engines"},
     {"backends"},
     {"data", "models", "onnx_io", "canonical", "machine", "progress", "qdq", "recipe"},
-    {"store", "schema"},
+    {"store", "schema", "bootstrap"},
     {"types"},
     {"errors"},
 )
@@ -34,6 +34,7 @@ HEAVY = {
     "openvino": {"backends/openvino.py"},
     "tensorrt": {"backends/tensorrt.py"},
     "tensorrt_rtx": {"backends/tensorrt.py"},
+    "mlperf_loadgen": {"loadgen.py"},
 }
 """Package -> the files that may import it."""
 BASE = {"numpy", "onnx", "google", "PIL", "pydantic", "rich", "tomli", "tomllib", "typer"}
