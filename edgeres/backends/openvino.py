@@ -158,7 +158,8 @@ class _Compiled(Engine):
         return output
 
     def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        self.request.set_input_tensor(self.tensor(np.ascontiguousarray(images)))
+        images = np.ascontiguousarray(images)
+        self.request.set_input_tensor(self.tensor(images, shared_memory=True))
         self.request.infer()
         return np.array(self.request.get_output_tensor(0).data, np.float32)
 

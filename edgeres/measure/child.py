@@ -52,7 +52,7 @@ def latency(subject: Subject) -> dict[str, Any]:
     if fixed and subject.batch not in (1, fixed):
         raise UsageError(f"{subject.path} has a fixed batch of {fixed}, not {subject.batch}; leave --batch out.")
     images = pixels(engine.input_shape, subject.batch)
-    warmup, steady = warm_up(lambda: engine.run(images))
+    warmup, steady, _ = warm_up(lambda: engine.run(images))
     meter = energy.meter(subject.target.device)
     before, used = conditions.read(), meter and meter()
     samples, device = timed(lambda: engine.run(images), engine.device_ms)
@@ -70,8 +70,8 @@ def latency(subject: Subject) -> dict[str, Any]:
     }
 
 
-def warm_up(call: Callable[[], object]) -> tuple[int, bool]:
-    """Call until the median of a window no longer falls: how many calls, and whether that was reached in time."""
+def warm_up(call: Callable[[], object]) -> tuple[int, bool, float]:
+    """Call until the median of a window no longer falls: (calls, whether that was reached in time, milliseconds)."""
     start = time.monotonic()
     before, calls, steady = float("inf"), 0, False
     while not steady and time.monotonic() - start < WARM_LONGEST:
@@ -79,7 +79,7 @@ def warm_up(call: Callable[[], object]) -> tuple[int, bool]:
         calls += WARM_WINDOW
         steady = now > before * (1 - WARM_CHANGE)
         before = now
-    return calls, steady
+    return calls, steady, before
 
 
 def timed(
