@@ -159,7 +159,7 @@ class _Compiled(Engine):
 
     def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         images = np.ascontiguousarray(images)
-        self.request.set_input_tensor(self.tensor(images, shared_memory=True))
+        self.request.set_input_tensor(self.tensor(images, shared_memory=images.flags.writeable))
         self.request.infer()
         return np.array(self.request.get_output_tensor(0).data, np.float32)
 
