@@ -39,39 +39,53 @@ IMAGES = 8
 UTILISATION = 0.5
 """Of what calls one after the other give: Server's rate of queries where none is asked for."""
 LOGS = "mlperf_log_"
+KEPT = ("result_", "early_stopping_", "generated_samples_per_query", "num_errors", "loadgen_version")
+"""How the entries of a detail log begin that are part of a result."""
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """`mode` is LoadGen's name; `key` of its detail log holds the `metric`, in nanoseconds where `unit` is ms."""
+    """`mode` is LoadGen's name; `key` of its detail log holds the `metric`, in nanoseconds where `unit` is ms, and
+    `estimate` what early stopping takes it for."""
 
     mode: str
     metric: str
-    key: str
     unit: str
+    key: str
+    estimate: str = ""
 
 
 SCENARIOS = {
-    "single-stream": Scenario("SingleStream", "90th percentile latency", "result_90.00_percentile_latency_ns", "ms"),
-    "multi-stream": Scenario(
-        "MultiStream", "99th percentile latency of 8 images", "result_99.00_percentile_per_query_latency_ns", "ms"
+    "single-stream": Scenario(
+        "SingleStream",
+        "90th percentile latency",
+        "ms",
+        "result_90.00_percentile_latency_ns",
+        "early_stopping_latency_ss",
     ),
-    "server": Scenario("Server", "scheduled queries", "result_scheduled_samples_per_sec", "queries/s"),
-    "offline": Scenario("Offline", "images", "result_samples_per_second", "images/s"),
+    "multi-stream": Scenario(
+        "MultiStream",
+        f"99th percentile latency of {IMAGES} images",
+        "ms",
+        "result_99.00_percentile_per_query_latency_ns",
+        "early_stopping_latency_ms",
+    ),
+    "server": Scenario("Server", "scheduled queries", "queries/s", "result_scheduled_samples_per_sec"),
+    "offline": Scenario("Offline", "images", "images/s", "result_samples_per_second"),
 }
 
 
 @dataclass(frozen=True)
 class Result:
-    """What LoadGen found. `value` is the scenario's metric in `unit`; `reasons` say why a run is not valid, or not an
-    official one; `log` is every result of its detail log."""
+    """What LoadGen found with so many `images`. `value` is the scenario's metric in `unit`; `reasons` say why a run is
+    not valid, or not an official one; `log` is every result of its detail log."""
 
     scenario: str
     valid: bool
     metric: str
     value: float
     unit: str
-    queries: int
+    images: int
     reasons: tuple[str, ...]
     properties: dict[str, str]
     log: dict[str, Any] = field(repr=False)
@@ -134,7 +148,7 @@ def run(
         metric=chosen.metric,
         value=value / 1e6 if chosen.unit == "ms" else value,
         unit=chosen.unit,
-        queries=int(log["result_query_count"]),
+        images=int(log["result_query_count"]) * int(log["generated_samples_per_query"]),
         reasons=tuple(_reasons(log, seconds)),
         properties=dict(sut.engine.properties),
         log=log,
@@ -176,8 +190,10 @@ def to_json(result: Result, kept: Quality | None) -> dict[str, Any]:
 
 def text(result: Result, kept: Quality | None) -> str:
     """The scenario's metric, whether the run is valid, and whether enough of FP32's accuracy is kept."""
+    estimate = result.log.get(SCENARIOS[result.scenario].estimate)
+    published = f" (MLPerf publishes early stopping's estimate, {estimate / 1e6:.2f} ms)" if estimate else ""
     lines = [
-        f"{result.scenario}: {result.metric} {result.value:.2f} {result.unit}, {result.queries} queries",
+        f"{result.scenario}: {result.metric} {result.value:.2f} {result.unit}{published}, {result.images} images",
         f"LoadGen {result.log['loadgen_version'].partition(' ')[0]}: {'VALID' if result.valid else 'INVALID'}",
         *result.reasons,
     ]
@@ -309,11 +325,7 @@ def _read(out: Path) -> dict[str, Any]:
     """Every result of a detail log, by its key."""
     lines = (out / f"{LOGS}detail.txt").read_text(encoding="utf-8").splitlines()
     entries = [json.loads(line.removeprefix(":::MLLOG")) for line in lines if line.startswith(":::MLLOG")]
-    return {
-        entry["key"]: entry["value"]
-        for entry in entries
-        if entry["key"].startswith(("result_", "early_stopping_", "num_errors", "loadgen_version"))
-    }
+    return {entry["key"]: entry["value"] for entry in entries if entry["key"].startswith(KEPT)}
 
 
 def _loadgen() -> Any:

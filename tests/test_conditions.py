@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -108,6 +109,26 @@ def test_the_power_of_a_board_is_summed_over_time(tmp_path: Path) -> None:
     time.sleep(0.1)
     spent = meter() - began
     assert spent == pytest.approx(4000 * (time.monotonic() - start), rel=0.2)
+
+
+def test_a_gpus_energy_is_nvmls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counters = iter([5, 1000, 4500])
+
+    class Nvml:
+        def nvmlInit_v2(self) -> int:  # noqa: N802
+            return 0
+
+        def nvmlDeviceGetHandleByIndex_v2(self, index: int, handle: Any) -> int:  # noqa: N802
+            return index
+
+        def nvmlDeviceGetTotalEnergyConsumption(self, handle: Any, energy: Any) -> int:  # noqa: N802
+            energy._obj.value = next(counters)
+            return 0
+
+    monkeypatch.setattr(energy.ctypes, "CDLL", lambda name: Nvml())
+    meter = energy.meter("sm86", tmp_path)
+    assert meter is not None
+    assert (meter(), meter()) == (1000.0, 4500.0)
 
 
 def test_without_a_meter_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """MLPerf's scenarios: short runs of the real LoadGen on a small network, and what is made of its logs."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ def test_loadgens_single_stream_is_valid_and_its_logs_are_kept(
     found = run(Subject(exported, CPU, threads=1), "single-stream", tmp_path / "logs", images, seconds=1)
     assert found.valid
     assert found.unit == "ms"
-    assert found.queries >= 64
+    assert found.images >= 64
     assert found.properties["threads"] == "1"
     # LoadGen's own summary, written apart from the detail log.
     summary = (tmp_path / "logs" / "mlperf_log_summary.txt").read_text(encoding="utf-8")
@@ -50,16 +51,19 @@ def test_loadgens_single_stream_is_valid_and_its_logs_are_kept(
 @pytest.mark.parametrize(
     ("scenario", "said"),
     [
-        ("multi-stream", "99.0th percentile latency (ns) : {:.0f}"),
-        ("server", "Scheduled samples per second : {:.2f}"),
-        ("offline", "Samples per second: {:.4g}"),
+        ("multi-stream", "99.0th percentile latency (ns)"),
+        ("server", "Scheduled samples per second"),
+        ("offline", "Samples per second"),
     ],
 )
 def test_each_scenario_tells_its_own_metric(scenario: str, said: str, exported: Path, tmp_path: Path) -> None:
     found = run(Subject(exported, CPU, batch=4), scenario, tmp_path, seconds=0.3)
     summary = (tmp_path / "mlperf_log_summary.txt").read_text(encoding="utf-8")
-    assert said.format(found.value * 1e6 if found.unit == "ms" else found.value) in summary.replace("  ", " ")
+    written = re.search(rf"^{re.escape(said)} *: *([\d.]+)$", summary, re.MULTILINE)
+    assert written
+    assert float(written[1]) == pytest.approx(found.value * (1e6 if found.unit == "ms" else 1), rel=1e-3)
     assert found.valid == ("Result is : VALID" in summary)
+    assert found.images > 1
     if not found.valid:
         assert len(found.reasons) > 1
 
@@ -144,7 +148,7 @@ def test_the_command_shows_the_metric_the_verdict_and_the_quality(
     assert main([*line.split(), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["quality"]["passed"] is True
-    assert found["log"]["result_query_count"] == found["queries"]
+    assert found["log"]["result_query_count"] == found["images"]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from edgeres.types import Target
 
 SAMPLES = 50
 """Fewest timed calls a round."""
-SECONDS = 1.5
+SECONDS = 1.0
 """Shortest timed span of a round."""
 LONGEST = 20.0
 """A round stops here, however slow the engine, once it has five samples."""
@@ -30,7 +30,7 @@ WARM_CHANGE = 0.02
 WARM_LONGEST = 5.0
 BATCHES = (1, 4, 16)
 """At which throughput is measured, where the batch is free."""
-THROUGHPUT_SECONDS = 0.5
+THROUGHPUT_SECONDS = 0.3
 """Shortest span of one measured throughput."""
 
 
@@ -127,15 +127,14 @@ def throughput(subject: Subject) -> dict[str, Any]:
 
 def images_per_second(engine: Engine, images: NDArray[np.float32]) -> float:
     """With as many calls under way as the engine has streams, after one of each to warm up."""
-    few = 2 * engine.streams
 
     def calls() -> Iterator[NDArray[np.float32]]:
-        yield from repeat(images, few)
+        yield from repeat(images, 2 * engine.streams)
         while time.monotonic() - start < THROUGHPUT_SECONDS:
             yield images
 
     start = time.monotonic()
-    for _ in engine.stream(repeat(images, few)):
+    for _ in engine.stream(repeat(images, engine.streams)):
         pass
     start = time.monotonic()
     done = sum(len(logits) for logits in engine.stream(calls()))

@@ -32,5 +32,5 @@ def _table(found: list[Throughput]) -> str:
     for streams in dict.fromkeys(one.streams for one in found):
         rates = [f"{one.images_per_second:.1f} at batch {one.batch}" for one in found if one.streams == streams]
         calls = "one call after the other" if streams == 1 else f"{streams} calls at once"
-        lines.append(f"{', '.join(rates)} images/s, {calls}")
+        lines.append(f"images/s {', '.join(rates)}; {calls}")
     return "\n".join(lines)
