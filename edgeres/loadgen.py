@@ -8,8 +8,10 @@ Server, and batches with a stream for each thread in Offline.
 import json
 import math
 import queue
+import signal
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,8 +72,8 @@ SCENARIOS = {
         "result_99.00_percentile_per_query_latency_ns",
         "early_stopping_latency_ms",
     ),
-    "server": Scenario("Server", "scheduled queries", "queries/s", "result_scheduled_samples_per_sec"),
-    "offline": Scenario("Offline", "images", "images/s", "result_samples_per_second"),
+    "server": Scenario("Server", "scheduled rate", "queries/s", "result_scheduled_samples_per_sec"),
+    "offline": Scenario("Offline", "throughput", "images/s", "result_samples_per_second"),
 }
 
 
@@ -244,7 +246,8 @@ class _System:
         system = self.loadgen.ConstructSUT(self._issue, lambda: None)
         server = threading.Thread(target=self._serve, daemon=True)
         server.start()
-        self.loadgen.StartTestWithLogSettings(system, library, settings, logs)
+        with _interruptible():
+            self.loadgen.StartTestWithLogSettings(system, library, settings, logs)
         self.waiting.put(None)
         server.join()
         self.loadgen.DestroyQSL(library)
@@ -303,6 +306,19 @@ class _System:
             raise InputError("the engine gives NaN or infinite logits; build it again.")
         classes: NDArray[np.float32] = logits.argmax(1).astype(np.float32)
         return classes
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """LoadGen knows no way to stop: an interrupt ends the process, as it ends those of other languages."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _reasons(log: dict[str, Any], seconds: float) -> Iterator[str]:

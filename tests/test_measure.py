@@ -239,6 +239,10 @@ def test_engines_are_measured_in_turn(answers: Callable[[list[dict[str, Any]]], 
         ([outcome([10.0] * 50, threads=4, switches=900.0)], "4 threads shared 2 cores: ask for fewer, with --threads."),
         ([outcome([10.0] * 50, threads=2, cores=1.5)] * 2, ""),
         (
+            [outcome([10.0] * 50, threads=1, cores=1, properties={"threads": "2"})],
+            "2 threads shared 1 cores: ask for fewer, with --threads.",
+        ),
+        (
             [outcome([10.0] * 50, others=0.7, switches=900.0), outcome([10.0] * 50)],
             "Other processes kept up to 0.7 of 2 cores busy.",
         ),

@@ -54,7 +54,7 @@ def inspect(engine: Engine, target: TargetName, as_json: AsJson = False) -> None
 def bench(
     engine: Engine,
     target: TargetName,
-    batch: Annotated[int, typer.Option(min=1, help="Images a call.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Images a call; of the scenarios, offline's.")] = 1,
     threads: Threads = None,
     rounds: Annotated[int, typer.Option(min=1, help="Fresh processes; not with --scenario.")] = 5,
     scenario: Annotated[

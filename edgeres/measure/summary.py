@@ -79,7 +79,7 @@ def doubts(subject: Subject, rounds: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield f"A warm-up was not steady after {WARM_LONGEST:g} s."
     yield from _drifts(series, medians)
     yield from _swaps(subject, [one["properties"] for one in rounds])
-    yield from _crowding([one["conditions"] for one in rounds])
+    yield from _crowding(_threads(rounds[0]["properties"]), [one["conditions"] for one in rounds])
 
 
 def _drifts(series: Sequence[NDArray[np.float64]], medians: Sequence[float]) -> Iterator[str]:
@@ -112,14 +112,20 @@ def _swaps(subject: Subject, properties: Sequence[Mapping[str, str]]) -> Iterato
         found = list(dict.fromkeys(one.get(name, "nothing") for one in properties))
         if len(found) > 1:
             yield f"The rounds did not run alike: {name} was {' and '.join(found)}."
-    told = properties[0].get("threads", "")
-    if subject.threads and told.isdecimal() and int(told) != subject.threads:
+    told = _threads(properties[0])
+    if subject.threads and told and told != subject.threads:
         yield f"The runtime took {told} threads, not the {subject.threads} that were asked for."
 
 
-def _crowding(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Where threads had to wait for cores: too many of their own, or somebody else's."""
-    cores, threads = found[0]["cores"], max(one["threads"] for one in found)
+def _threads(properties: Mapping[str, str]) -> int:
+    """The threads that a runtime says it has, 0 where it does not."""
+    told = properties.get("threads", "")
+    return int(told) if told.isdecimal() else 0
+
+
+def _crowding(told: int, found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Where threads, those the runtime told or those seen to work, had to wait: for their own kind, or for others."""
+    cores, threads = found[0]["cores"], max(told, *(one["threads"] for one in found))
     if threads > math.ceil(cores):
         yield f"{threads} threads shared {cores:g} cores: ask for fewer, with --threads."
     others = max((one["others"] or 0.0 for one in found), default=0.0)
