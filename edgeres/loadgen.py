@@ -242,7 +242,7 @@ class _System:
         logs.enable_trace = False
         logs.log_output.outdir = str(out)
         count = len(self.images) if self.images else LOADED
-        library = self.loadgen.ConstructQSL(count, min(count, LOADED), self._load, lambda _: self.held.clear())
+        library = self.loadgen.ConstructQSL(count, min(count, LOADED), self._load, self._unload)
         system = self.loadgen.ConstructSUT(self._issue, lambda: None)
         server = threading.Thread(target=self._serve, daemon=True)
         server.start()
@@ -265,6 +265,10 @@ class _System:
             self.held.update((index, batch.images[0]) for index, batch in zip(indices, decoded, strict=True))
         except EdgeresError as error:
             self.failure = error
+
+    def _unload(self, indices: Sequence[int]) -> None:
+        for index in indices:
+            self.held.pop(index, None)
 
     def _issue(self, samples: Sequence[Any]) -> None:
         if self.scenario == "server":

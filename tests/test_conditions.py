@@ -46,16 +46,24 @@ def test_conditions_are_means_over_the_span() -> None:
 
 
 @LINUX
-def test_a_thread_that_works_is_counted() -> None:
-    before = conditions.read()
-    end = time.monotonic() + 0.3
-    worker = threading.Thread(target=lambda: sum(1 for _ in iter(lambda: time.monotonic() < end, False)))
+def test_a_thread_is_charged_with_what_it_computed() -> None:
+    done, read = threading.Event(), threading.Event()
+
+    def work() -> None:
+        while time.thread_time() < 0.2:
+            pass
+        done.set()
+        read.wait()
+
+    worker = threading.Thread(target=work)
     worker.start()
-    time.sleep(0.25)
-    found = conditions.between(before, conditions.read())
+    done.wait()
+    found = conditions.read()
+    read.set()
     worker.join()
-    assert found.threads == 1
-    assert found.others is not None
+    assert found.threads[worker.native_id or 0] == pytest.approx(0.2, abs=0.05)
+    assert found.busy is not None
+    assert found.busy > found.own > 0.2
 
 
 @pytest.mark.parametrize(
