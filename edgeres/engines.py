@@ -23,15 +23,17 @@ def build(model: Path, target: Target, out: Path) -> Artifact:
     return store.make(out, sidecar, lambda path: backend.build(model, target, path))
 
 
-def load(path: Path, target: Target, threads: int | None = None, *, calibrating: bool = False) -> Engine:
+def load(
+    path: Path, target: Target, threads: int | None = None, *, streams: int = 1, calibrating: bool = False
+) -> Engine:
     """Load an engine, or an ONNX file, for a target.
 
     An engine is a program: its digest is checked against its sidecar first, and InputError raised where they differ.
     UsageError where it was built for another target. An ONNX file fits any target, and needs no sidecar.
-    `threads` and `calibrating` are those of `Backend.load`.
+    `threads`, `streams` and `calibrating` are those of `Backend.load`.
     """
     _verify(path, target)
-    return backends.find(target).load(path, target, threads, calibrating=calibrating)
+    return backends.find(target).load(path, target, threads, streams=streams, calibrating=calibrating)
 
 
 def inspect(path: Path, target: Target) -> list[RuntimeLayer]:

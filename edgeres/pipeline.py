@@ -184,8 +184,8 @@ class _Run:
 
         def write(path: Path) -> None:
             subjects = [Subject(cell.engine, cell.target, bench.batch, bench.threads) for cell in cells]
-            with self.progress.step(f"measure {cells[0].target}", bench.rounds * len(cells)) as advance:
-                found = measure(subjects, bench.rounds, advance)
+            with self.progress.step(f"measure {cells[0].target}", (bench.rounds + 1) * len(cells)) as advance:
+                found = measure(subjects, bench.rounds, advance, throughputs=True)
             named = {cell.engine.name: one for cell, one in zip(cells, found, strict=True)}
             content = {k: {"latency": v.latency.model_dump(), "properties": v.properties} for k, v in named.items()}
             path.write_text(json.dumps(content, indent=2), encoding="utf-8")

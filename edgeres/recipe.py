@@ -51,7 +51,7 @@ class BenchPart(Part):
 
     batch: int = Field(default=1, ge=1)
     threads: int | None = Field(default=None, ge=1)
-    rounds: int = Field(default=3, ge=1)
+    rounds: int = Field(default=5, ge=1)
 
 
 class TargetPart(Part):

@@ -97,3 +97,14 @@ def test_the_table_of_the_gate_counts_every_comparison() -> None:
     assert len(lines) == 2 * (len(REPORTS) + 1)
     counted = [[int(part.split(" of ")[0]) for part in line.split(" | ")[1:4]] for line in lines]
     assert [sum(row) for row in counted] == [2] * len(lines)
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.029, "yes"), (0.971, "yes"), (1.031, "no")])
+def test_a_vendors_ratio_is_the_median_of_the_rounds(factor: float, verdict: str) -> None:
+    from vendor import row
+
+    rounds = [(factor * tool, 0.9 * tool, tool) for tool in (10.0, 20.0, 30.0)]
+    rounds[0] = (50.0, None, 10.0)  # a disturbed round
+    cells = [cell.strip() for cell in row("file", rounds).split("|")[1:-1]]
+    assert cells[3] == f"**{sorted([factor, factor, 5.0])[1]:.3f}**"
+    assert cells[5:] == ["22.500", "0.900", verdict]

@@ -13,7 +13,7 @@ ROOT = Path(edgeres.__file__).parent
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"pipeline", "ab", "baseline", "inspect"},
+    {"pipeline", "ab", "baseline", "inspect", "loadgen"},
     {"lint"},
     {"export", "quantization", "measure", "evaluate", "report"},
     {"engines"},
@@ -34,6 +34,7 @@ HEAVY = {
     "openvino": {"backends/openvino.py"},
     "tensorrt": {"backends/tensorrt.py"},
     "tensorrt_rtx": {"backends/tensorrt.py"},
+    "mlperf_loadgen": {"loadgen.py"},
 }
 """Package -> the files that may import it."""
 BASE = {"numpy", "onnx", "google", "PIL", "pydantic", "rich", "tomli", "tomllib", "typer"}

@@ -11,9 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeres import measure as module
+from edgeres import measure as measuring
 from edgeres.errors import EdgeresError
-from edgeres.measure import Subject, measure, sample
+from edgeres.measure import Subject, measure
+from edgeres.measure import child as module
+from edgeres.measure.child import timed, warm_up
+from edgeres.measure.show import text
+from edgeres.measure.summary import BLOCKS, trend
 from edgeres.types import Target
 
 CPU = Target("onnxruntime", "cpu")
@@ -51,17 +55,19 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[Iterable[float]], Clock]
 
 
 def test_the_samples_are_the_calls_after_the_warm_up(clock: Callable[[Iterable[float]], Clock]) -> None:
-    timed = [float(10 + index % 7) for index in range(500)]
-    made = clock(chain(repeat(12.0, 2 * module.WARM_WINDOW), timed))
-    samples, warmup, steady = sample(made.call)
-    assert (warmup, steady) == (2 * module.WARM_WINDOW, True)
-    assert samples == pytest.approx(timed[: len(samples)])
+    script = [float(10 + index % 7) for index in range(500)]
+    made = clock(chain(repeat(12.0, 2 * module.WARM_WINDOW), script))
+    warmup, steady, milliseconds = warm_up(made.call)
+    samples, inner = timed(made.call, lambda: 1.0)
+    assert (warmup, steady, milliseconds) == (2 * module.WARM_WINDOW, True, pytest.approx(12.0))
+    assert samples == pytest.approx(script[: len(samples)])
+    assert inner == [1.0] * len(samples)
     assert made.calls == warmup + len(samples)
 
 
 def test_a_warm_up_goes_on_while_calls_get_faster(clock: Callable[[Iterable[float]], Clock]) -> None:
     falling = chain.from_iterable(repeat(value, module.WARM_WINDOW) for value in (40.0, 30.0, 20.0, 10.0))
-    _, warmup, steady = sample(clock(chain(falling, repeat(10.0))).call)
+    warmup, steady, _ = warm_up(clock(chain(falling, repeat(10.0))).call)
     assert (warmup, steady) == (5 * module.WARM_WINDOW, True)
 
 
@@ -69,40 +75,45 @@ def test_a_warm_up_ends_after_a_while_and_says_that_it_was_not_steady(
     clock: Callable[[Iterable[float]], Clock],
 ) -> None:
     falling = (100 * 0.99**index for index in range(100_000))
-    samples, warmup, steady = sample(clock(falling).call)
+    warmup, steady, _ = warm_up(clock(falling).call)
     assert not steady
     assert 1e3 * module.WARM_LONGEST <= sum(100 * 0.99**index for index in range(warmup)) < 2e3 * module.WARM_LONGEST
-    assert samples
 
 
 def test_one_slow_call_does_not_prolong_the_warm_up(clock: Callable[[Iterable[float]], Clock]) -> None:
     hiccup = [10.0] * 9 + [500.0]
-    _, warmup, steady = sample(clock(chain(hiccup, repeat(10.0))).call)
+    warmup, steady, _ = warm_up(clock(chain(hiccup, repeat(10.0))).call)
     assert (warmup, steady) == (2 * module.WARM_WINDOW, True)
 
 
 @pytest.mark.parametrize("milliseconds", [1.0, 10.0, 100.0])
 def test_a_round_has_its_span_and_its_samples(milliseconds: float, clock: Callable[[Iterable[float]], Clock]) -> None:
-    samples, _, _ = sample(clock(repeat(milliseconds)).call)
+    samples, inner = timed(clock(repeat(milliseconds)).call)
+    assert inner == []
     assert len(samples) >= module.SAMPLES
     assert sum(samples) >= 1e3 * module.SECONDS
     assert len(samples) == module.SAMPLES or sum(samples[:-1]) < 1e3 * module.SECONDS
 
 
 def test_a_very_slow_engine_is_let_off_with_five_samples(clock: Callable[[Iterable[float]], Clock]) -> None:
-    samples, _, _ = sample(clock(repeat(9000.0)).call)
-    assert len(samples) == 5
+    assert len(timed(clock(repeat(9000.0)).call)[0]) == 5
 
 
 def test_no_garbage_is_collected_between_timed_calls(clock: Callable[[Iterable[float]], Clock]) -> None:
     made = clock(repeat(10.0))
-    _, warmup, _ = sample(made.call)
-    assert not any(made.collecting[warmup:])
+    timed(made.call)
+    assert not any(made.collecting)
     assert gc.isenabled()
 
 
-def outcome(samples: Iterable[float], steady: bool = True, warmup: int = 20) -> dict[str, Any]:
-    return {"samples": list(samples), "steady": steady, "warmup": warmup, "properties": {"runtime": "fake"}}
+QUIET = {"cores": 2, "others": 0.01, "stolen": 0.0, "switches": 3.0, "threads": 2}
+
+
+def outcome(samples: Iterable[float], steady: bool = True, warmup: int = 20, **more: Any) -> dict[str, Any]:
+    """What a measuring process answers; `more` replaces what stands for a quiet machine."""
+    conditions = {**QUIET, **{name: more.pop(name) for name in list(more) if name in QUIET}}
+    usual = {"device": [], "properties": {"runtime": "fake"}, "peak_rss_mb": None, "energy_mj": None}
+    return {"samples": list(samples), "steady": steady, "warmup": warmup, "conditions": conditions, **usual, **more}
 
 
 @pytest.fixture
@@ -113,11 +124,11 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[dict[str, Any]]],
         asked: list[Subject] = []
         left = iter(given)
 
-        def answer(subject: Subject) -> dict[str, Any]:
+        def answer(task: str, subject: Subject) -> dict[str, Any]:
             asked.append(subject)
             return {"batch": subject.batch, **next(left)}
 
-        monkeypatch.setattr(module, "_in_a_process", answer)
+        monkeypatch.setattr(measuring, "_in_a_process", answer)
         return asked
 
     return script
@@ -135,6 +146,62 @@ def test_figures_come_from_the_samples_of_all_rounds(answers: Callable[[list[dic
     assert latency.samples == pytest.approx(pooled.tolist(), abs=1e-4)
     assert (latency.batch, latency.warmup, latency.stable, latency.notes) == (4, 60, True, [])
     assert found.properties == {"runtime": "fake"}
+    assert latency.rounds == [80, 80, 80]
+    assert latency.p50_interval is not None
+    assert latency.p50_interval[0] < latency.p50 < latency.p50_interval[1]
+    assert (latency.p999, latency.device_p50, latency.peak_rss_mb, latency.energy_mj) == (None, None, None, None)
+
+
+@pytest.mark.parametrize("calls", [999, 1000])
+def test_the_last_percentile_takes_a_thousand_calls(
+    calls: int, answers: Callable[[list[dict[str, Any]]], list[Subject]]
+) -> None:
+    samples = np.random.default_rng(0).gamma(50, 0.2, calls)
+    answers([outcome(samples)])
+    (found,) = measure([Subject(Path("x.onnx"), CPU)], rounds=1)
+    assert found.latency.p999 == (None if calls < 1000 else pytest.approx(np.percentile(samples, 99.9)))
+
+
+def test_what_the_runtime_and_the_machine_tell_is_shown_and_what_they_do_not_is_said_to_be_absent(
+    answers: Callable[[list[dict[str, Any]]], list[Subject]],
+) -> None:
+    rates = [
+        {"batch": batch, "streams": streams, "images_per_second": 100.0 * batch}
+        for streams in (1, 2)
+        for batch in (1, 4)
+    ]
+    told = {"device": [9.0] * 50, "peak_rss_mb": 120.0, "energy_mj": 30.0}
+    answers(
+        [outcome([10.0] * 50, **told), outcome([10.0] * 50, **{**told, "peak_rss_mb": 90.0}), {"throughputs": rates}]
+    )
+    (full,) = measure([Subject(Path("x.onnx"), CPU)], rounds=2, throughputs=True)
+    assert (full.latency.device_p50, full.latency.peak_rss_mb, full.latency.energy_mj) == (9.0, 120.0, 30.0)
+    assert [one.model_dump() for one in full.latency.throughputs] == rates
+    shown = text(full)
+    assert "not available" in shown.splitlines()[0]  # p99.9
+    assert shown.count("not available") == 1
+    for figure in (
+        "p50 9.00 ms",
+        "images/s 100.0 at batch 1, 400.0 at batch 4; 2 calls at once",
+        "120 MB",
+        "30.0 mJ an image",
+    ):
+        assert figure in shown
+    answers([outcome([10.0, 20.0] * 40)])
+    (bare,) = measure([Subject(Path("x.onnx"), CPU)], rounds=1)
+    assert text(bare).count("not available") == 4
+    assert text(bare).splitlines()[-1].strip() == bare.latency.notes[0]
+
+
+def test_a_trend_is_kendalls_and_only_within_series() -> None:
+    random = np.random.default_rng(1)
+    rising = [[10.0 * start + step for step in range(BLOCKS)] for start in (3, 1, 2)]
+    # S is n (n - 1) / 2 a series where all pairs agree; its variance n (n - 1) (2 n + 5) / 18.
+    assert trend(rising) == pytest.approx(3 * 28 / np.sqrt(3 * 8 * 7 * 21 / 18))
+    assert trend([one[::-1] for one in rising]) == pytest.approx(-trend(rising))
+    assert trend([[1.0] * BLOCKS]) == 0.0
+    steady = [abs(trend(random.normal(size=(5, BLOCKS)))) > 2.58 for _ in range(500)]
+    assert np.mean(steady) < 0.03
 
 
 def test_engines_are_measured_in_turn(answers: Callable[[list[dict[str, Any]]], list[Subject]]) -> None:
@@ -156,15 +223,41 @@ def test_engines_are_measured_in_turn(answers: Callable[[list[dict[str, Any]]], 
             "The medians of the rounds lie between 10.00 and 14.00 ms.",
         ),
         ([outcome([10.0] * 50, steady=False)], "A warm-up was not steady after 5 s."),
+        (
+            [outcome([value] * 50) for value in (10.0, 10.3, 10.6)],
+            "The median drifts by +6% from the first round to the last: clock or heat.",
+        ),
+        ([outcome(np.linspace(12.0, 10.0, 800))] * 3, "Calls drift by -15% within a round: clock or heat."),
+        (
+            [outcome([10.0] * 50, properties={"runtime": "fake", "version": version}) for version in ("1", "2")],
+            "The rounds did not run alike: version was 1 and 2.",
+        ),
+        (
+            [outcome([10.0] * 50, properties={"threads": "1"})],
+            "The runtime took 1 threads, not the 2 that were asked for.",
+        ),
+        ([outcome([10.0] * 50, threads=4, switches=900.0)], "4 threads shared 2 cores: ask for fewer, with --threads."),
+        ([outcome([10.0] * 50, threads=2, cores=1.5)] * 2, ""),
+        (
+            [outcome([10.0] * 50, threads=1, cores=1, properties={"threads": "2"})],
+            "2 threads shared 1 cores: ask for fewer, with --threads.",
+        ),
+        (
+            [outcome([10.0] * 50, others=0.7, switches=900.0), outcome([10.0] * 50)],
+            "Other processes kept up to 0.7 of 2 cores busy.",
+        ),
+        ([outcome([10.0] * 50, stolen=0.2)], "Other guests of the host took up to 0.20 of 2 cores."),
+        ([outcome([10.0] * 50, switches=400.0)], "Threads were put off their cores 400 times a second."),
+        ([outcome([10.0] * 50, others=None, stolen=None, switches=None)], ""),
     ],
 )
 def test_what_makes_figures_doubtful_is_noted(
     rounds: list[dict[str, Any]], note: str, answers: Callable[[list[dict[str, Any]]], list[Subject]]
 ) -> None:
     answers(rounds)
-    (found,) = measure([Subject(Path("x.onnx"), CPU)], rounds=len(rounds))
-    assert not found.latency.stable
-    assert found.latency.notes == [note]
+    (found,) = measure([Subject(Path("x.onnx"), CPU, threads=2)], rounds=len(rounds))
+    assert found.latency.notes == ([note] if note else [])
+    assert found.latency.stable == (not note)
 
 
 def test_a_few_slow_calls_are_no_doubt(answers: Callable[[list[dict[str, Any]]], list[Subject]]) -> None:
@@ -202,6 +295,37 @@ def test_a_real_engine_gives_plausible_samples(exported: Path) -> None:
     assert latency.warmup >= 2 * module.WARM_WINDOW
     assert latency.batch == 2
     assert (found.properties["runtime"], found.properties["threads"]) == ("onnxruntime", "1")
+    assert 30 < (latency.peak_rss_mb or 0) < 1000
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_throughput_is_measured_at_each_batch_with_one_stream_and_with_one_for_each_thread(
+    backend: str, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(backend)
+    monkeypatch.setattr(module, "THROUGHPUT_SECONDS", 0.0)
+    found = module.throughput(Subject(exported, Target(backend, "cpu"), threads=2))["throughputs"]
+    assert [(one["streams"], one["batch"]) for one in found] == [(n, batch) for n in (1, 2) for batch in (1, 4, 16)]
+    assert all(one["images_per_second"] > 0 for one in found)
+
+
+def test_throughput_counts_the_images_of_the_timed_calls(
+    clock: Callable[[Iterable[float]], Clock], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "THROUGHPUT_SECONDS", 0.45)
+    made = clock(repeat(100.0))
+
+    class Fake:
+        streams = 1
+
+        def stream(self, batches: Iterable[Any]) -> Iterator[Any]:
+            for images in batches:
+                made.call()
+                yield images
+
+    rate = module.images_per_second(Fake(), np.zeros((4, 3, 2, 2), np.float32))  # type: ignore[arg-type]
+    assert rate == pytest.approx(4 / 0.1)
+    assert made.calls == 1 + 5
 
 
 def test_a_fixed_batch_is_the_one_that_is_reported_and_no_other_can_be_asked_for(
@@ -209,11 +333,17 @@ def test_a_fixed_batch_is_the_one_that_is_reported_and_no_other_can_be_asked_for
 ) -> None:
     from edgeres.export import export
 
-    for name, value in {"SAMPLES": 5, "SECONDS": 0.0, "WARM_LONGEST": 0.05}.items():
+    for name, value in {"SAMPLES": 5, "SECONDS": 0.0, "WARM_LONGEST": 0.05, "THROUGHPUT_SECONDS": 0.0}.items():
         monkeypatch.setattr(module, name, value)
+
+    def request(path: Path, batch: int) -> str:
+        return json.dumps({"path": str(path), "target": "onnxruntime:cpu", "batch": batch, "threads": 1})
+
     path = export(checkpoint, tmp_path / "four.onnx", batch=4).path
     for batch, wanted in ((1, 4), (4, 4)):
-        module.main(str(path), "onnxruntime:cpu", str(batch), "1")
+        module.main("latency", request(path, batch))
         assert json.loads(capsys.readouterr().out)["batch"] == wanted
-    module.main(str(path), "onnxruntime:cpu", "5", "1")
+    module.main("throughput", request(path, 1))
+    assert {one["batch"] for one in json.loads(capsys.readouterr().out)["throughputs"]} == {4}
+    module.main("latency", request(path, 5))
     assert json.loads(capsys.readouterr().out)["error"] == "UsageError"

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from edgeres import engines, evaluate, pipeline, store
+from edgeres import evaluate, pipeline, store
 from edgeres import measure as measuring
 from edgeres.errors import EdgeresError, InputError, UsageError
-from edgeres.measure import Subject
+from edgeres.measure import Subject, child
 from edgeres.progress import Silent
 from edgeres.schema import Report
 
@@ -25,13 +25,9 @@ BOTH = f'[{ONNX_RUNTIME}, "openvino:cpu"]'
 Recipe = Callable[..., Path]
 
 
-def here(subject: Subject) -> dict[str, Any]:
+def here(task: str, subject: Subject) -> dict[str, Any]:
     """What a measuring process answers, without the process."""
-    engine = engines.load(subject.path, subject.target, subject.threads)
-    images = measuring._images(engine.input_shape, subject.batch)
-    samples, warmup, steady = measuring.sample(lambda: engine.run(images))
-    answer = {"samples": samples, "warmup": warmup, "steady": steady, "properties": dict(engine.properties)}
-    return {**answer, "batch": len(images)}
+    return {"latency": child.latency, "throughput": child.throughput}[task](subject)
 
 
 @pytest.fixture(autouse=True)
@@ -40,8 +36,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def shorten(replace: Callable[[Any, str, Any], None]) -> None:
-    for name, value in {"SAMPLES": 5, "SECONDS": 0.0, "WARM_LONGEST": 0.05, "_in_a_process": here}.items():
-        replace(measuring, name, value)
+    for name, value in {"SAMPLES": 5, "SECONDS": 0.0, "WARM_LONGEST": 0.05, "THROUGHPUT_SECONDS": 0.0}.items():
+        replace(child, name, value)
+    replace(measuring, "_in_a_process", here)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -255,10 +252,10 @@ def test_a_target_that_is_missing_does_not_stop_the_others(folder: Path, recipe:
 def test_a_measurement_that_fails_is_told_in_the_cells_of_its_target(
     folder: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(subject: Subject) -> dict[str, Any]:
+    def broken(task: str, subject: Subject) -> dict[str, Any]:
         if subject.target.backend == "openvino":
             raise EdgeresError("measuring it died with status -9: Illegal instruction")
-        return here(subject)
+        return here(task, subject)
 
     monkeypatch.setattr(measuring, "_in_a_process", broken)
     shutil.rmtree(folder / "latency")

@@ -30,7 +30,7 @@ def test_the_shortest_recipe_has_the_defaults(tmp_path: Path) -> None:
     assert read.name == "small"
     assert (read.model.arch, read.model.classes, read.model.opset, read.model.batch) == (None, [], 19, None)
     assert (read.data.samples, read.quantization.method, read.quantization.level) == (None, "mse", "balanced")
-    assert (read.bench.batch, read.bench.threads, read.bench.rounds) == (1, None, 3)
+    assert (read.bench.batch, read.bench.threads, read.bench.rounds) == (1, None, 5)
     assert (read.targets[0].target, read.targets[0].precisions, read.targets[0].scheme) == ("openvino:cpu", None, None)
     assert read.check == {}
 

@@ -62,6 +62,9 @@ class Engine(ABC):
     properties: Mapping[str, str]
     """What really runs, read back from the runtime: `version`, `device`, `threads`, `precision`, ..."""
 
+    streams: int = 1
+    """Calls that `stream` has under way at once."""
+
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits (N, classes) float32, host to host; InputError where the images do not fit the engine."""
         wanted = self.input_shape
@@ -77,6 +80,10 @@ class Engine(ABC):
     def stream(self, batches: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
         """The outputs of many batches, in their order; runtimes that can have several under way at once."""
         return map(self.run, batches)
+
+    def device_ms(self) -> float | None:
+        """Milliseconds of the last `run` inside the runtime or on its device; None where it does not tell."""
+        return None
 
     @abstractmethod
     def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]: ...
@@ -106,10 +113,13 @@ class Backend(ABC):
         """Write the engine of an ONNX model; MissingRuntime, UsageError for an unknown device, BuildError."""
 
     @abstractmethod
-    def load(self, path: Path, target: Target, threads: int | None = None, *, calibrating: bool = False) -> Engine:
+    def load(
+        self, path: Path, target: Target, threads: int | None = None, *, streams: int = 1, calibrating: bool = False
+    ) -> Engine:
         """Load an engine, or an ONNX file, which is then compiled in memory. Digests were verified by the caller.
 
-        `threads` None leaves the runtime's own default. `calibrating` asks for images a second, not for figures: the
+        `threads` None leaves the runtime's own default. They are shared among `streams`, where the runtime can have
+        several calls under way: `Engine.streams` says. `calibrating` asks for images a second, not for figures: the
         runtime may overlap the batches of `stream`, and compute in bfloat16 where the device has it. MissingRuntime,
         BuildError, UsageError as in `build`.
         """

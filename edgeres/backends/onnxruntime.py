@@ -1,6 +1,9 @@
 """ONNX Runtime: the Q/DQ ONNX file is the engine itself; the runtime fuses it when it loads."""
 
 import re
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from edgeres import onnx_io
+from edgeres import machine, onnx_io
 from edgeres.backends.base import Availability, Backend, Engine, RuntimeLayer
 from edgeres.errors import BuildError, MissingRuntime, UsageError
 from edgeres.types import Target
@@ -83,8 +86,11 @@ class OnnxRuntime(Backend):
         onnx_io.load(model)
         out.write_bytes(model.read_bytes())
 
-    def load(self, path: Path, target: Target, threads: int | None = None, *, calibrating: bool = False) -> Engine:
-        return _Session(self._session(path, target, threads), _runtime().__version__, threads)
+    def load(
+        self, path: Path, target: Target, threads: int | None = None, *, streams: int = 1, calibrating: bool = False
+    ) -> Engine:
+        each = max(1, (threads or machine.cores()) // streams) if streams > 1 else threads
+        return _Session(self._session(path, target, each), _runtime().__version__, each, streams)
 
     def inspect(self, path: Path, target: Target) -> list[RuntimeLayer]:
         with TemporaryDirectory() as folder:
@@ -131,8 +137,8 @@ class OnnxRuntime(Backend):
 
 
 class _Session(Engine):
-    def __init__(self, session: Any, version: str, threads: int | None) -> None:
-        self.session = session
+    def __init__(self, session: Any, version: str, threads: int | None, streams: int) -> None:
+        self.session, self.streams = session, streams
         (given,), (taken,) = session.get_inputs(), session.get_outputs()
         self.names = given.name, taken.name
         n, *rest = given.shape
@@ -143,6 +149,19 @@ class _Session(Engine):
             "provider": session.get_providers()[0],
             "threads": str(threads or "default"),
         }
+
+    def stream(self, batches: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+        if self.streams == 1:
+            yield from super().stream(batches)
+            return
+        busy: deque[Future[NDArray[np.float32]]] = deque()
+        with ThreadPoolExecutor(self.streams) as pool:
+            for images in batches:
+                if len(busy) == 2 * self.streams:  # none waits while an output is being read
+                    yield busy.popleft().result()
+                busy.append(pool.submit(self.run, images))
+            while busy:
+                yield busy.popleft().result()
 
     def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = self.session.run([self.names[1]], {self.names[0]: images})[0]

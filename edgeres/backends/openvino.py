@@ -77,14 +77,18 @@ class OpenVino(Backend):
         self._compile(model, target, None).export_model(stream)
         out.write_bytes(stream.getvalue())
 
-    def load(self, path: Path, target: Target, threads: int | None = None, *, calibrating: bool = False) -> Engine:
-        return _Compiled(self._compile(path, target, threads, calibrating), target)
+    def load(
+        self, path: Path, target: Target, threads: int | None = None, *, streams: int = 1, calibrating: bool = False
+    ) -> Engine:
+        return _Compiled(self._compile(path, target, threads, streams, calibrating), target)
 
     def inspect(self, path: Path, target: Target) -> list[RuntimeLayer]:
         operations = self._compile(path, target, None).get_runtime_model().get_ordered_ops()
         return [_layer(one) for one in operations if _told(one, "layerType") not in ("Const", "Input", "Output")]
 
-    def _compile(self, path: Path, target: Target, threads: int | None, calibrating: bool = False) -> Any:
+    def _compile(
+        self, path: Path, target: Target, threads: int | None, streams: int = 1, calibrating: bool = False
+    ) -> Any:
         if target.device not in DEVICES:
             raise UsageError(f"target {target}: openvino has no {target.device!r}; it has {', '.join(DEVICES)}.")
         core = _core()
@@ -95,6 +99,8 @@ class OpenVino(Backend):
         config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         if threads:
             config["INFERENCE_NUM_THREADS"] = threads
+        if streams > 1:
+            config["NUM_STREAMS"] = streams
         if calibrating:
             config["PERFORMANCE_HINT"] = "THROUGHPUT"
             if "BF16" in core.get_property(device, "OPTIMIZATION_CAPABILITIES"):
@@ -115,6 +121,7 @@ class _Compiled(Engine):
         self.tensor = openvino.Tensor
         self.compiled = compiled
         self.request = compiled.create_infer_request()
+        self.streams = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         n, *rest = compiled.input(0).partial_shape
         self.input_shape = (None if n.is_dynamic else n.get_length(), *(side.get_length() for side in rest))
         self.properties = {
@@ -127,8 +134,7 @@ class _Compiled(Engine):
 
     def stream(self, batches: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
         # Twice as many as there are streams: none waits while an output is being read.
-        count = 2 * self.compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-        idle = [self.request, *(self.compiled.create_infer_request() for _ in range(count - 1))]
+        idle = [self.request, *(self.compiled.create_infer_request() for _ in range(2 * self.streams - 1))]
         busy: deque[Any] = deque()
         for images in batches:
             if not idle:
@@ -140,6 +146,9 @@ class _Compiled(Engine):
         while busy:
             yield self._finish(busy, idle)
 
+    def device_ms(self) -> float | None:
+        return float(self.request.latency)
+
     @staticmethod
     def _finish(busy: "deque[Any]", idle: list[Any]) -> NDArray[np.float32]:
         request = busy.popleft()
@@ -149,7 +158,8 @@ class _Compiled(Engine):
         return output
 
     def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        self.request.set_input_tensor(self.tensor(np.ascontiguousarray(images)))
+        images = np.ascontiguousarray(images)
+        self.request.set_input_tensor(self.tensor(images, shared_memory=images.flags.writeable))
         self.request.infer()
         return np.array(self.request.get_output_tensor(0).data, np.float32)
 

@@ -135,8 +135,10 @@ class TensorRT(Backend):
             raise getattr(errors, reply["error"])(reply["message"])
         return str(reply["plan"])
 
-    def load(self, path: Path, target: Target, threads: int | None = None, *, calibrating: bool = False) -> "_Loaded":
-        """As in `Backend`; `threads` changes nothing, the GPU computes."""
+    def load(
+        self, path: Path, target: Target, threads: int | None = None, *, streams: int = 1, calibrating: bool = False
+    ) -> "_Loaded":
+        """As in `Backend`; `threads` and `streams` change nothing: the GPU computes, one call after the other."""
         self._check(target)
         gpu = self._present(target)
         trt = _import(self.name)

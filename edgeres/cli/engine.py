@@ -54,26 +54,49 @@ def inspect(engine: Engine, target: TargetName, as_json: AsJson = False) -> None
 def bench(
     engine: Engine,
     target: TargetName,
-    batch: Annotated[int, typer.Option(min=1, help="Images a call.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Images a call; of the scenarios, offline's.")] = 1,
     threads: Threads = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Fresh processes.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Fresh processes; not with --scenario.")] = 5,
+    scenario: Annotated[
+        str | None,
+        typer.Option(help="Let MLPerf's LoadGen measure: single-stream, multi-stream, server or offline."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Shortest run of LoadGen; MLPerf's is 600.")] = 600.0,
+    qps: Annotated[
+        float | None, typer.Option(min=0.001, help="Queries a second of `server`. [default: half of what is possible]")
+    ] = None,
+    bound: Annotated[float, typer.Option(min=0.001, help="Milliseconds that 99 % of `server` must keep.")] = 15.0,
+    data: Annotated[Path | None, typer.Option("--data", "-d", help="Images for LoadGen. [default: noise]")] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="The FP32 file, of whose top-1 on --data 99 % must be kept.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for LoadGen's logs.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the latency of an engine."""
-    from edgeres.measure import Subject, measure
+    """Measure the latency and the throughput of an engine, or run one of MLPerf's scenarios."""
+    from edgeres import measure
+    from edgeres.measure.show import text
     from edgeres.types import Target
 
-    subject = Subject(engine, Target.parse(target), batch, threads)
-    with progress().step(f"measure {target}", rounds) as advance:
-        (found,) = measure([subject], rounds, advance)
-    latency = found.latency
-    ran = ", ".join(f"{name} {value}" for name, value in found.properties.items())
-    text = (
-        f"{engine} on {target} ({ran})\n"
-        f"p50 {latency.p50:.2f} ms, p90 {latency.p90:.2f} ms, p99 {latency.p99:.2f} ms, "
-        f"{latency.throughput:.1f} images/s at batch {batch}, {len(latency.samples)} calls in {rounds} processes"
-    )
-    show("\n".join([text, *latency.notes]), {**latency.model_dump(), "properties": found.properties}, as_json)
+    subject = measure.Subject(engine, Target.parse(target), batch, threads)
+    if scenario is None:
+        if data or reference or out:
+            raise UsageError("--data, --reference and --out are LoadGen's; name a --scenario.")
+        with progress().step(f"measure {target}", rounds + 1) as advance:
+            (found,) = measure.measure([subject], rounds, advance, throughputs=True)
+        values = {**found.latency.model_dump(), "properties": found.properties}
+        show(f"{engine} on {target}\n{text(found)}", values, as_json)
+        return
+    from edgeres import loadgen
+    from edgeres.data import open_images
+
+    logs = out or engine.with_name(f"{engine.name}.{scenario}")
+    images = open_images(data) if data else None
+    if reference and images is None:
+        raise UsageError("--reference needs labelled images; give them as --data.")
+    result = loadgen.run(subject, scenario, logs, images, seconds=seconds, qps=qps, bound_ms=bound)
+    kept = loadgen.quality(subject, reference, scenario, images, logs) if reference and images else None
+    show(f"{engine} on {target}\n{loadgen.text(result, kept)}\nlogs: {logs}", loadgen.to_json(result, kept), as_json)
 
 
 @app.command(name="eval")

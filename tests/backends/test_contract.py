@@ -2,6 +2,7 @@
 
 import re
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,14 +153,16 @@ class TestContract:
             assert logits.dtype == np.float32
             np.testing.assert_allclose(logits, expected[:batch], atol=tolerance)
 
-    @pytest.mark.parametrize("calibrating", [False, True])
+    @pytest.mark.parametrize("asked", [{}, {"calibrating": True}, {"streams": 2, "threads": 2}])
     def test_a_stream_gives_what_single_runs_give_in_their_order(
-        self, calibrating: bool, engine: Path, target: Target, images: NDArray[np.float32]
+        self, asked: dict[str, Any], engine: Path, target: Target, images: NDArray[np.float32]
     ) -> None:
         try:
-            loaded = engines.load(engine, target, calibrating=calibrating)
+            loaded = engines.load(engine, target, **asked)
         except MissingRuntime as error:
             pytest.skip(str(error))
+        if target.device == "cpu" and "calibrating" not in asked:
+            assert loaded.streams == asked.get("streams", 1)
         given = [np.roll(images[index % 6], index, 2)[None] for index in range(37)]
         outputs = list(loaded.stream(iter(given)))
         assert [output.shape for output in outputs] == [(1, 10)] * len(given)
@@ -169,6 +172,17 @@ class TestContract:
         assert np.abs(np.diff(single, axis=0)).max(1).min() > 1e-3 * largest  # no two are alike
         assert list(loaded.stream(iter(given[:0]))) == []
 
+    def test_the_devices_own_time_is_a_part_of_the_call(
+        self, engine: Path, target: Target, images: NDArray[np.float32]
+    ) -> None:
+        loaded = self.loaded(engine, target)
+        start = time.perf_counter()
+        loaded.run(images[:1])
+        whole = 1e3 * (time.perf_counter() - start)
+        inner = loaded.device_ms()
+        assert (inner is None) == (target.backend != "openvino")
+        assert inner is None or 0 < inner <= whole
+
     def test_results_are_the_callers_to_keep(self, engine: Path, target: Target, images: NDArray[np.float32]) -> None:
         loaded = self.loaded(engine, target)
         first = loaded.run(images[:2])
@@ -177,11 +191,16 @@ class TestContract:
         np.testing.assert_array_equal(first, kept)
         np.testing.assert_array_equal(given, images[2:4])
 
-    def test_images_need_not_be_contiguous(self, engine: Path, target: Target, images: NDArray[np.float32]) -> None:
+    def test_images_need_not_be_contiguous_or_writeable(
+        self, engine: Path, target: Target, images: NDArray[np.float32]
+    ) -> None:
         loaded = self.loaded(engine, target)
         turned = np.asfortranarray(images[:2])
         np.testing.assert_allclose(loaded.run(turned), loaded.run(images[:2]), atol=1e-6)
         np.testing.assert_allclose(loaded.run(images[::2]), loaded.run(images[::2].copy()), atol=1e-6)
+        fixed = images[:2].copy()
+        fixed.flags.writeable = False
+        np.testing.assert_array_equal(loaded.run(fixed), loaded.run(images[:2]))
 
     def test_its_own_scheme_keeps_the_logits_near_fp32(
         self,

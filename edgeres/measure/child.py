@@ -1,0 +1,152 @@
+"""What a measuring process does with its one engine, told as one line of JSON."""
+
+import gc
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeres import engines, machine
+from edgeres.backends import Engine
+from edgeres.errors import EdgeresError, UsageError
+from edgeres.measure import conditions, energy
+from edgeres.types import Target
+
+SAMPLES = 50
+"""Fewest timed calls a round."""
+SECONDS = 1.0
+"""Shortest timed span of a round."""
+LONGEST = 20.0
+"""A round stops here, however slow the engine, once it has five samples."""
+WARM_WINDOW = 10
+WARM_CHANGE = 0.02
+WARM_LONGEST = 5.0
+BATCHES = (1, 4, 16)
+"""At which throughput is measured, where the batch is free."""
+THROUGHPUT_SECONDS = 0.3
+"""Shortest span of one measured throughput."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An engine file to be measured. `threads` None leaves the runtime's default; a fixed batch is the engine's own."""
+
+    path: Path
+    target: Target
+    batch: int = 1
+    threads: int | None = None
+
+
+def latency(subject: Subject) -> dict[str, Any]:
+    """One round: `samples` and `device` (the device's own part, empty where the runtime does not tell it) in
+    milliseconds, the `conditions` meanwhile, what really ran; UsageError where the engine has another fixed batch."""
+    engine = engines.load(subject.path, subject.target, subject.threads)
+    fixed = engine.input_shape[0]
+    if fixed and subject.batch not in (1, fixed):
+        raise UsageError(f"{subject.path} has a fixed batch of {fixed}, not {subject.batch}; leave --batch out.")
+    images = pixels(engine.input_shape, subject.batch)
+    warmup, steady, _ = warm_up(lambda: engine.run(images))
+    meter = energy.meter(subject.target.device)
+    before, used = conditions.read(), meter and meter()
+    samples, device = timed(lambda: engine.run(images), engine.device_ms)
+    after, spent = conditions.read(), meter and meter()
+    return {
+        "samples": samples,
+        "device": device,
+        "batch": len(images),
+        "warmup": warmup,
+        "steady": steady,
+        "properties": dict(engine.properties),
+        "conditions": asdict(conditions.between(before, after)),
+        "peak_rss_mb": conditions.peak_rss_mb(),
+        "energy_mj": None if used is None or spent is None else (spent - used) / (len(samples) * len(images)),
+    }
+
+
+def warm_up(call: Callable[[], object]) -> tuple[int, bool, float]:
+    """Call until the median of a window no longer falls: (calls, whether that was reached in time, milliseconds)."""
+    start = time.monotonic()
+    before, calls, steady = float("inf"), 0, False
+    while not steady and time.monotonic() - start < WARM_LONGEST:
+        now = float(np.median([_timed(call) for _ in range(WARM_WINDOW)]))
+        calls += WARM_WINDOW
+        steady = now > before * (1 - WARM_CHANGE)
+        before = now
+    return calls, steady, before
+
+
+def timed(
+    call: Callable[[], object], device: Callable[[], float | None] = lambda: None
+) -> tuple[list[float], list[float]]:
+    """Milliseconds of each call, and those of the device where `device` tells them after a call."""
+    samples: list[float] = []
+    inner: list[float] = []
+    start = time.monotonic()
+    gc.disable()
+    while (span := time.monotonic() - start) < SECONDS or len(samples) < SAMPLES:
+        if span > LONGEST and len(samples) >= 5:
+            break
+        samples.append(_timed(call))
+        if (told := device()) is not None:
+            inner.append(told)
+    gc.enable()
+    return samples, inner
+
+
+def _timed(call: Callable[[], object]) -> float:
+    start = time.perf_counter_ns()
+    call()
+    return (time.perf_counter_ns() - start) / 1e6
+
+
+def pixels(shape: tuple[int | None, ...], batch: int) -> NDArray[np.float32]:
+    """Normalised pixels of no particular picture: a convolution takes as long on any."""
+    size = (shape[0] or batch, *(side or 1 for side in shape[1:]))
+    return np.random.default_rng(0).standard_normal(size, np.float32)
+
+
+def throughput(subject: Subject) -> dict[str, Any]:
+    """Images a second at each batch, call after call and with a stream for each thread, as `schema.Throughput`."""
+    found = []
+    for streams in dict.fromkeys((1, subject.threads or machine.cores())):
+        engine = engines.load(subject.path, subject.target, subject.threads, streams=streams)
+        if engine.streams < streams:
+            continue
+        for batch in (fixed,) if (fixed := engine.input_shape[0]) else BATCHES:
+            rate = images_per_second(engine, pixels(engine.input_shape, batch))
+            found.append({"batch": batch, "streams": engine.streams, "images_per_second": rate})
+    return {"throughputs": found}
+
+
+def images_per_second(engine: Engine, images: NDArray[np.float32]) -> float:
+    """With as many calls under way as the engine has streams, after one of each to warm up."""
+
+    def calls() -> Iterator[NDArray[np.float32]]:
+        yield from repeat(images, 2 * engine.streams)
+        while time.monotonic() - start < THROUGHPUT_SECONDS:
+            yield images
+
+    start = time.monotonic()
+    for _ in engine.stream(repeat(images, engine.streams)):
+        pass
+    start = time.monotonic()
+    done = sum(len(logits) for logits in engine.stream(calls()))
+    return done / (time.monotonic() - start)
+
+
+def main(task: str, request: str) -> None:
+    """One engine, one line of JSON: what `latency` or `throughput` found, or the error."""
+    asked = json.loads(request)
+    try:
+        subject = Subject(Path(asked["path"]), Target.parse(asked["target"]), asked["batch"], asked["threads"])
+        answer = {"latency": latency, "throughput": throughput}[task](subject)
+    except EdgeresError as error:
+        answer = {"error": type(error).__name__, "message": str(error)}
+    sys.stdout.write(json.dumps(answer) + "\n")
