@@ -113,7 +113,8 @@ class LayerPrecision(Part):
     name: str
     precision: str
     kernel: str
-    macs: int
+    macs: int | None = None
+    """Multiply-accumulates for one image; None where it has none or they are not known."""
     weight_bytes: int | None = None
 
 
@@ -144,7 +145,9 @@ class Cell(Part):
     properties: dict[str, str] = {}
     """What the runtime says it runs: version, device, threads, precision."""
     layers: list[LayerPrecision] = []
+    """Of INT8 engines, in the order of the network; empty where the runtime does not tell."""
     errors: list[LayerError] = []
+    """Of INT8 engines, in the order of the network, the logits last."""
     latency: Latency | None = None
     accuracy: Accuracy | None = None
 

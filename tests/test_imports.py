@@ -13,7 +13,9 @@ ROOT = Path(edgeres.__file__).parent
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"pipeline", "gate", "inspect"},
+    {"pipeline", "junit"},
+    {"explain", "gate"},
+    {"inspect"},
     {"lint"},
     {"export", "quantization", "measure", "evaluate", "report"},
     {"engines"},
