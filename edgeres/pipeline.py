@@ -180,19 +180,19 @@ class _Run:
     def _explain(self, cell: _Cell, calibration: ImageSet) -> None:
         """What INT8 does inside an engine; where that cannot be told, the cell goes without."""
         source, out = self.folder / f"model.{cell.scheme}.onnx", self.folder / "layers" / f"{cell.engine.name}.json"
-        steps: dict[str, Callable[[], Artifact]] = {
-            "layers": lambda: explain.layers(cell.engine, source, cell.target, out),
-            "errors": lambda: explain.errors(self.fp32, source, calibration, source.with_suffix(".errors.json")),
-        }
-        for name, step in steps.items():
-            try:
-                with self.progress.step(f"{name} of {cell.target}", None):
-                    made = step()
-            except EdgeresError as error:
-                self.progress.say(f"{cell.target} {cell.precision}: {name} are not available. {error}")
-            else:
-                self._told(made, "")
-                cell.known[name] = store.read_json(made.path)
+        told = source.with_suffix(".errors.json")
+        self._tell(cell, "layers", lambda: explain.layers(cell.engine, source, cell.target, out))
+        self._tell(cell, "errors", lambda: explain.errors(self.fp32, source, calibration, told))
+
+    def _tell(self, cell: _Cell, what: str, step: Callable[[], Artifact]) -> None:
+        try:
+            with self.progress.step(f"{what} of {cell.target}", None):
+                made = step()
+        except EdgeresError as error:
+            self.progress.say(f"{cell.target} {cell.precision}: {what} are not available. {error}")
+            return
+        self._told(made, "")
+        cell.known[what] = store.read_json(made.path)
 
     def _latencies(self, cells: list[_Cell]) -> None:
         """Measure the engines of one target in turn, all of them where one is new: only such figures compare."""
