@@ -15,7 +15,7 @@ SCHEMA: Literal["edgeres.report/2"] = "edgeres.report/2"
 class Part(BaseModel):
     """Frozen, and strict about names, NaN and infinity: a report that does not validate is refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Throughput(Part):

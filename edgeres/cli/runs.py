@@ -30,12 +30,23 @@ def run(
         raise typer.Exit(FAILED)
 
 
+def _schema(wanted: bool) -> None:
+    if wanted:
+        from edgeres import report as reports
+
+        typer.echo(reports.schema(), nl=False)
+        raise typer.Exit
+
+
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="A run folder, or its report.json.")],
-    out: Annotated[list[Path] | None, typer.Option("--out", "-o", help="File to write: .html, .md or .json.")] = None,
+    out: Annotated[list[Path] | None, typer.Option("--out", "-o", help="Write .html, .md, .json or .csv.")] = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", callback=_schema, is_eager=True, help="Print the JSON Schema of reports.")
+    ] = False,
 ) -> None:
-    """Show the report of a run, or write it as HTML, Markdown or JSON."""
+    """Show the report of a run, or write it as HTML, Markdown, JSON, or its cells as CSV."""
     from edgeres import report as reports
 
     loaded = reports.load(folder)
@@ -54,6 +65,7 @@ def report(
 def check(
     folder: Annotated[Path, typer.Argument(help="A run folder, or its report.json.")],
     baseline: Annotated[Path, typer.Option("--baseline", "-b", help="The accepted report (.json).")],
+    junit: Annotated[Path | None, typer.Option(help="Also write the verdicts as JUnit XML.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare a report with an accepted baseline. Exit 1 where something regressed, 4 where nothing can be said."""
@@ -63,6 +75,11 @@ def check(
     found = reports.load(folder)
     verdicts = gate.compare(found, reports.load(baseline), found.rules)
     outcome = gate.overall(verdicts)
+    if junit:
+        from edgeres import junit as xml
+        from edgeres import store
+
+        store.write_bytes(junit, xml.render(verdicts, found.name).encode())
     lines = [f"{verdict.outcome.value:>12}  {verdict.sentence}" for verdict in verdicts]
     show(
         "\n".join([*lines, outcome.value]),

@@ -67,15 +67,14 @@ def _plain(value: float | str | None) -> str:
 
 
 def ranked(caption: str, headings: Sequence[str], body: Sequence[Sequence[Entry]], whole: int | None = None) -> str:
-    """A table that is sorted already: its first lines, and all of them where that is asked for.
+    """A table that has the worst first: those, and all others where they are asked for.
 
-    `whole` is how many there are, where `body` holds fewer.
+    `whole` is how many there are, where `body` does not hold all.
     """
     if len(body) <= FIRST + 2:
         return grid(caption, headings, body)
-    count = len(body) if whole is None or whole == len(body) else f"The first {len(body)} of {whole}"
-    summary = f"All {count}" if isinstance(count, int) else count
-    first = grid(f"{caption}: the first {FIRST}", headings, body[:FIRST])
+    summary = f"The worst {len(body)} of {whole}" if whole and whole > len(body) else f"All {len(body)}"
+    first = grid(f"{caption}: the worst {FIRST}", headings, body[:FIRST])
     return first + folded(summary, grid(caption, headings, body))
 
 

@@ -15,7 +15,7 @@ UNMEASURED = ("status", "scheme", "size")
 LATENCY = ("p50", "p50_interval", "p90", "p99", "p999", "device", "throughput", "energy")
 MEASURING = ("batch", "calls", "rounds", "warmup", "steady", "memory")
 ACCURACY = ("images", "top5", "agreement", "agreement_interval", "lost", "gained", "p", "evaluated")
-PICTURES, LINES = 24, 300
+PICTURES, LINES = 12, 300
 """Pictures of a cell, and lines of a table, that the page shows at most; the JSON report holds all."""
 
 
@@ -163,9 +163,7 @@ def flips(rows: Sequence[Row]) -> str:
         lost, gained = sum(f.label == f.reference for f in found), sum(f.label == f.predicted for f in found)
         neither = len(found) - lost - gained
         counted = f"{len(found)} of {row.cell.accuracy.images} images have another top-1 than in FP32: "
-        counted += f"FP32 has {lost} of them right, {row.precision} {gained}" + (
-            f", neither {neither}." if neither else "."
-        )
+        counted += f"FP32 has {lost} of them right, {row.precision} {gained}, neither {neither}."
         body = [[Entry(f.name), Entry(f.label), Entry(f.reference), Entry(f.predicted)] for f in found[:LINES]]
         listed = grid(f"Changed answers of {row.name}", ("image", "label", "FP32 says", f"{row.precision} says"), body)
         summary = f"All {len(found)}" if len(found) <= LINES else f"The first {LINES} of {len(found)}"
@@ -220,7 +218,7 @@ def _tensors(who: str, found: Sequence[LayerError]) -> str:
         [Entry(one.name), Entry(one.role), Entry(decibel(one.sqnr_db), one.sqnr_db), Entry(str(place), place)]
         for place, one in numbered
     ]
-    return ranked(f"Errors of {who}, the worst first", ("tensor", "role", "SQNR dB", "place"), body)
+    return ranked(f"Errors of {who}", ("tensor", "role", "SQNR dB", "place"), body)
 
 
 def layers(report: Report) -> str:
