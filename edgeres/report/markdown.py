@@ -42,11 +42,9 @@ def render(report: Report) -> str:
 def _fitted(text: str, folds: Mapping[str, str]) -> str:
     """The head with as many folds as fit below the limit; where it does not fit itself, its first lines."""
     room, left_out = LIMIT - ROOM_TO_SAY_SO, []
-    lines = text.splitlines()
-    while _size("\n".join(lines)) > room:
-        lines.pop()
+    if _size(text) > room:
+        text = text.encode()[:room].decode(errors="ignore").rpartition("\n")[0]
         left_out = ["lines"]
-    text = "\n".join(lines)
     for title, content in folds.items():
         fold = f"\n\n<details>\n<summary>{title}</summary>\n\n{content}\n\n</details>"
         if _size(text + fold) <= room:

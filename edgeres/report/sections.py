@@ -30,7 +30,7 @@ def results(report: Report, rows: Sequence[Row]) -> str:
     measured, others = [row for row in rows if row.has_figures], [row for row in rows if not row.has_figures]
     parts = []
     if measured:
-        parts += [_cells("Measured engines", RESULTS, measured), f'<p class="legend">{escape(table.LEGEND)}</p>']
+        parts += [_cells("Measured engines", RESULTS, measured), f'<p class="legend">{prose(table.LEGEND)}</p>']
     if others:
         parts.append(_cells("Engines not measured here", UNMEASURED, others))
     notes = "".join(f"<li>{prose(note)}</li>" for note in words.notes(report))
@@ -145,7 +145,7 @@ def accuracy(rows: Sequence[Row]) -> str:
     ]
     headings = ("class", "target", "precision", "images", "top-1 %", "FP32 %", "change")
     by_class = ranked("Top-1 by class", headings, body, len(classes)) if body else f"<p>By class: {MISSING}.</p>"
-    return f'{_cells("Accuracy in detail", ACCURACY, found)}<p class="legend">{legend}</p>{by_class}'
+    return f'{_cells("Accuracy in detail", ACCURACY, found)}<p class="legend">{prose(legend)}</p>{by_class}'
 
 
 def _percent(share: float | None) -> float:

@@ -92,7 +92,7 @@ EXAMPLES = {
 }
 
 
-@pytest.fixture(params=EXAMPLES)
+@pytest.fixture(params=EXAMPLES, scope="module")
 def page(request):
     return Page(html.render(EXAMPLES[request.param]))
 
@@ -250,7 +250,7 @@ def test_a_big_report_stays_below_a_megabyte():
 
 def colours():
     """The custom properties of the light and of the dark scheme."""
-    style = Page(html.render(solar())).text("style")
+    style = html._data("report.css")
     light, dark = re.findall(r":root \{(.*?)\}", style, re.DOTALL)[:2]
     found = {name: dict(re.findall(r"--(\w+): (#\w{6});", block)) for name, block in (("light", light), ("dark", dark))}
     assert found["light"].keys() == found["dark"].keys()
