@@ -82,9 +82,14 @@ def _cells(report: Report, keys: Sequence[str]) -> str:
 
 
 def _table(rows: Sequence[table.Row], keys: Sequence[str]) -> str:
-    columns = [table.COLUMNS[key] for key in keys]
-    body = [[code(row.target), *(escape(column.words(row)) for column in columns[1:])] for row in rows]
-    return _grid([column.heading for column in columns], body, numbers=len(columns) - 2)
+    """Where a cell has no figures, its p50 says why."""
+
+    def written(row: table.Row, key: str) -> str:
+        column = table.COLUMNS[key]
+        return escape(column.words(row) if row.has_figures or key == "p50" else column.text(row))
+
+    body = [[code(row.target), *(written(row, key) for key in keys[1:])] for row in rows]
+    return _grid([table.COLUMNS[key].heading for key in keys], body, numbers=len(keys) - 2)
 
 
 def _flips(report: Report) -> str:
@@ -111,7 +116,7 @@ def _errors(report: Report) -> str:
 
 
 def _worst(found: Sequence[LayerError]) -> str:
-    worst = sorted(found, key=lambda error: error.sqnr_db)[:WORST]
+    worst = words.worst_first(found)[:WORST]
     body = [[code(error.name), escape(error.role), decibel(error.sqnr_db)] for error in worst]
     return _grid(("tensor", "role", "SQNR dB"), body, numbers=1)
 

@@ -162,15 +162,15 @@ def flips(rows: Sequence[Row]) -> str:
         found = row.cell.accuracy.flipped
         lost, gained = sum(f.label == f.reference for f in found), sum(f.label == f.predicted for f in found)
         neither = len(found) - lost - gained
-        counted = f"{len(found)} of {row.cell.accuracy.images} images have another top-1 than in FP32: "
-        counted += f"FP32 has {lost} of them right, {row.precision} {gained}, neither {neither}."
+        counted = f"Top-1 differs from FP32's on {len(found)} of {row.cell.accuracy.images} images. FP32 is right on "
+        counted += f"{lost} of them, {row.precision} on {gained}, neither on {neither}."
         body = [[Entry(f.name), Entry(f.label), Entry(f.reference), Entry(f.predicted)] for f in found[:LINES]]
         listed = grid(f"Changed answers of {row.name}", ("image", "label", "FP32 says", f"{row.precision} says"), body)
-        summary = f"All {len(found)}" if len(found) <= LINES else f"The first {LINES} of {len(found)}"
+        summary = "As a table" + (f", the first {LINES} of {len(found)}" if len(found) > LINES else "")
         parts.append(
             f"<h3>{escape(row.target)} {precision(str(row.precision))}</h3>"
             f'<p>{counted}</p><div class="flips">{"".join(map(_flip, found[:PICTURES]))}</div>'
-            f"{folded(f'{summary} as a table', listed)}"
+            f"{folded(summary, listed)}"
         )
     return "".join(f"<div>{part}</div>" for part in parts)
 
@@ -200,7 +200,8 @@ def errors(report: Report) -> str:
         return ""
     legend = (
         '<p class="legend">SQNR: decibels of a tensor above what INT8 has changed in it by then, on real images; 6 dB '
-        "are one bit. The tensors stand in the order of the network; a line each 10 dB.</p>"
+        "are one bit. In the order of the network, a line each 10 dB. Grey, and last in the table: the summands of a "
+        "block, which are clipped where its ReLU cuts them off anyway; an error that matters shows in the block.</p>"
     )
     return "".join(f"<div>{part}</div>" for part in parts) + (legend if parts else "") + _untold(missing)
 
@@ -213,10 +214,15 @@ def _profile(found: Sequence[LayerError]) -> str:
 
 
 def _tensors(who: str, found: Sequence[LayerError]) -> str:
-    numbered = sorted(enumerate(found, start=1), key=lambda pair: pair[1].sqnr_db)
+    places = {one.name: place for place, one in enumerate(found, start=1)}
     body = [
-        [Entry(one.name), Entry(one.role), Entry(decibel(one.sqnr_db), one.sqnr_db), Entry(str(place), place)]
-        for place, one in numbered
+        [
+            Entry(one.name),
+            Entry(one.role),
+            Entry(decibel(one.sqnr_db), one.sqnr_db),
+            Entry(str(places[one.name]), places[one.name]),
+        ]
+        for one in words.worst_first(found)
     ]
     return ranked(f"Errors of {who}", ("tensor", "role", "SQNR dB", "place"), body)
 

@@ -11,6 +11,7 @@ from itertools import accumulate
 import numpy as np
 
 from edgeres.report.table import decibel, number
+from edgeres.report.words import SUMMANDS, losses, worst_first
 from edgeres.schema import Latency, LayerError
 
 BINS, DOTS, SLOWEST, TOP = 40, 500, 50, 60
@@ -81,9 +82,12 @@ def extent(latency: Latency) -> tuple[float, float]:
 
 
 def profile(errors: Sequence[LayerError], width: int = 960, height: int = 150) -> str:
-    """SQNR of each tensor, in the order of the network, over `bounds`; a line each 10 dB, the worst tenth marked."""
+    """SQNR of each tensor, in the order of the network, over `bounds`, with a line each 10 dB.
+
+    The worst tenth is marked, summands are grey.
+    """
     low, high = bounds(errors)
-    worst = sorted(error.sqnr_db for error in errors)[max(1, len(errors) // 10) - 1]
+    worst = worst_first(errors)[: max(1, len(errors) // 10)]
 
     def y(decibels: float) -> float:
         return 6 + (height - 12) * (high - min(decibels, high)) / (high - low)
@@ -92,14 +96,13 @@ def profile(errors: Sequence[LayerError], width: int = 960, height: int = 150) -
     drawn = [line("grid", (0, y(at)), (width, y(at))) for at in range(low, high + 1, 10)]
     drawn.append(f'<path class="course" d="M{"L".join(f"{x:.1f} {down:.1f}" for x, down, _ in dots)}"/>')
     for x, down, error in dots:
-        kind = "worst" if error.sqnr_db <= worst else "tensor"
+        kind = "worst" if error in worst else "summand" if error.role in SUMMANDS else "tensor"
         drawn.append(
             f'<path class="{kind}" d="M{x:.1f} {down:.1f}h0"><title>{escape(error.name)}: '
             f"{decibel(error.sqnr_db)} dB</title></path>"
         )
-    least = min(errors, key=lambda error: error.sqnr_db)
-    said = f"{len(errors)} tensors; the worst is {least.name} at {decibel(least.sqnr_db)} dB."
-    return svg("profile", width, height, "SQNR of each tensor, in the order of the network", said, drawn, STRETCHED)
+    title = "SQNR of each tensor, in the order of the network"
+    return svg("profile", width, height, title, losses(errors), drawn, STRETCHED)
 
 
 def bounds(errors: Sequence[LayerError]) -> tuple[int, int]:

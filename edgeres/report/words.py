@@ -8,6 +8,8 @@ from edgeres.report.table import NOTHING, TIMES, Row, decibel, number, points, r
 from edgeres.schema import Cell, LayerError, LayerPrecision, Report
 from edgeres.types import Precision
 
+SUMMANDS = ("shortcut", "branch")
+"""Roles of tensors that are added up next."""
 NAMED = 6
 """Layers that a sentence names."""
 _Told = TypeVar("_Told")
@@ -147,9 +149,15 @@ def precisions(layers: Sequence[LayerPrecision]) -> str:
     return f"{len(whole)} of {len(weighted)} layers with weights run in INT8{share}.{rest}"
 
 
+def worst_first(errors: Sequence[LayerError]) -> list[LayerError]:
+    """By SQNR; the summands of a block last, for they are clipped where its ReLU cuts them off anyway: an error that
+    matters shows in the block."""
+    return sorted(errors, key=lambda error: (error.role in SUMMANDS, error.sqnr_db))
+
+
 def losses(errors: Sequence[LayerError]) -> str:
     """What a Q/DQ file keeps at its end, and where it loses most."""
-    least = min(errors, key=lambda error: error.sqnr_db)
+    least = worst_first(errors)[0]
     logits = next((f"The logits keep {decibel(e.sqnr_db)} dB. " for e in errors if e.role == "logits"), "")
     return (
         f"{logits}The worst of {len(errors)} tensors is {least.name} ({least.role}) with {decibel(least.sqnr_db)} dB."
