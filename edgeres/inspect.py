@@ -68,17 +68,19 @@ class Inspection:
         return sum(layer.weight_bytes or 0 for layer in self.layers)
 
 
-def inspect(path: Path, target: Target) -> Inspection:
+def inspect(path: Path, target: Target, source: Path | None = None) -> Inspection:
     """Compile an ONNX file for a target, or load an engine, and tell what it really computes, with what to mend.
 
-    A file that the runtime refuses for a known reason is told, too. UsageError, InputError, MissingRuntime,
-    BuildError as in `engines.load`.
+    An engine is joined with `source`, the ONNX file that it was built from; without that neither its arithmetic nor
+    what to mend is known. A file that the runtime refuses for a known reason is told, too. UsageError, InputError,
+    MissingRuntime, BuildError as in `engines.load`.
     """
     backend = backends.find(target)
     versions = store.versions(*backend.packages)
-    if path.suffix != ".onnx":
+    model = path if path.suffix == ".onnx" else source
+    if model is None:
         return Inspection(_engine_layers(engines.inspect(path, target)), None, versions)
-    network = Network(onnx_io.load(path))
+    network = Network(onnx_io.load(model))
     best = backend.scheme(target)
     known = list(lint.rules(network, target, best))
     try:
@@ -90,7 +92,7 @@ def inspect(path: Path, target: Target) -> Inspection:
         layers = [_layer(network, node, "refused") for node in nodes]
         return Inspection(_shared(layers), tuple(known), versions, str(error))
     found = {qdq.name(node): run for node in network.layers if (run := _run(network, node, built))}
-    sidecar = store.read_sidecar(path)
+    sidecar = store.read_sidecar(model)
     given = sidecar.parameters.get("scheme") if sidecar and sidecar.kind == "quantized" else None
     findings = [
         *lint.saturation(network, found, target, best, given, machine.describe().features),

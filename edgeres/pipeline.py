@@ -7,11 +7,12 @@ or run does not stop the others: its cell says why.
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgeres import backends, engines, evaluate, machine, onnx_io, recipe, store
+from edgeres import backends, engines, evaluate, explain, machine, onnx_io, recipe, store
 from edgeres.data import ImageSet, open_images
 from edgeres.errors import EdgeresError, InputError, MissingRuntime
 from edgeres.export import export
@@ -66,6 +67,9 @@ class _Run:
             self._calibrate(calibration)
         for cell in cells:
             self._make(cell, calibration, evaluation)
+        for cell in cells:
+            if cell.precision is Precision.INT8 and cell.known["status"] != "failed":
+                self._explain(cell, calibration)
         for target in dict.fromkeys(cell.target for cell in cells):
             self._latencies([cell for cell in cells if cell.target == target and cell.predictions])
         reference = next((c.predictions for c in cells if c.precision is Precision.FP32 and c.predictions), None)
@@ -172,6 +176,23 @@ class _Run:
             )
         self._told(made, "")
         return quantized
+
+    def _explain(self, cell: _Cell, calibration: ImageSet) -> None:
+        """What INT8 does inside an engine; where that cannot be told, the cell goes without."""
+        source, out = self.folder / f"model.{cell.scheme}.onnx", self.folder / "layers" / f"{cell.engine.name}.json"
+        told = source.with_suffix(".errors.json")
+        self._tell(cell, "layers", lambda: explain.layers(cell.engine, source, cell.target, out))
+        self._tell(cell, "errors", lambda: explain.errors(self.fp32, source, calibration, told))
+
+    def _tell(self, cell: _Cell, what: str, step: Callable[[], Artifact]) -> None:
+        try:
+            with self.progress.step(f"{what} of {cell.target}", None):
+                made = step()
+        except EdgeresError as error:
+            self.progress.say(f"{cell.target} {cell.precision}: {what} are not available. {error}")
+            return
+        self._told(made, "")
+        cell.known[what] = store.read_json(made.path)
 
     def _latencies(self, cells: list[_Cell]) -> None:
         """Measure the engines of one target in turn, all of them where one is new: only such figures compare."""

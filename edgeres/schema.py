@@ -15,7 +15,7 @@ SCHEMA: Literal["edgeres.report/2"] = "edgeres.report/2"
 class Part(BaseModel):
     """Frozen, and strict about names, NaN and infinity: a report that does not validate is refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Throughput(Part):
@@ -149,7 +149,9 @@ class Cell(Part):
     properties: dict[str, str] = {}
     """What the runtime says it runs: version, device, threads, precision."""
     layers: list[LayerPrecision] = []
+    """Of INT8 engines, in the order of the network; empty where the runtime does not tell."""
     errors: list[LayerError] = []
+    """Of INT8 engines, in the order of the network, the logits last."""
     latency: Latency | None = None
     accuracy: Accuracy | None = None
 

@@ -285,6 +285,19 @@ def test_two_engines_are_compared_in_turn(monkeypatch: pytest.MonkeyPatch, capsy
 
 
 @pytest.mark.usefixtures("place")
+def test_a_check_writes_its_verdicts_for_a_ci_server(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["check", "report.json", "-b", "report.json", "--junit", "out/verdicts.xml", "--json"])
+    told = json.loads(capsys.readouterr().out)["verdicts"]
+    cases = ElementTree.parse("out/verdicts.xml").getroot().findall("testcase")
+    assert [(case.get("classname"), case.get("name")) for case in cases] == [(one["cell"], one["rule"]) for one in told]
+
+
+def test_the_schema_of_reports_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "--schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["$id"] == "edgeres.report/2"
+
+
+@pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("failed", [True, False])
 def test_a_run_with_a_failed_cell_fails(
     failed: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

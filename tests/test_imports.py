@@ -13,7 +13,9 @@ ROOT = Path(edgeres.__file__).parent
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"pipeline", "ab", "baseline", "inspect", "loadgen"},
+    {"pipeline", "ab", "baseline", "junit", "loadgen"},
+    {"explain"},
+    {"inspect"},
     {"lint"},
     {"export", "quantization", "measure", "evaluate", "report"},
     {"engines"},

@@ -11,12 +11,16 @@ from typing import Any
 
 import pytest
 
-from edgeres import evaluate, pipeline, store
+from edgeres import evaluate, explain, pipeline, store
 from edgeres import measure as measuring
-from edgeres.errors import EdgeresError, InputError, UsageError
+from edgeres.data import open_images
+from edgeres.errors import BuildError, EdgeresError, InputError, UsageError
+from edgeres.inspect import inspect
 from edgeres.measure import Subject, child
 from edgeres.progress import Silent
+from edgeres.quantization.diagnose import diagnose
 from edgeres.schema import Report
+from edgeres.types import Target
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 ONNX_RUNTIME = '{target = "onnxruntime:cpu", precisions = ["fp32", "fp16", "int8"]}'
@@ -170,6 +174,39 @@ def test_accuracies_are_those_of_the_stored_predictions(finished: tuple[Path, Re
         assert exact or (cell.accuracy.agreement or 0) >= 0.8
 
 
+def test_int8_cells_tell_their_layers_and_errors(finished: tuple[Path, Report], image_folder: Path) -> None:
+    folder, report = finished
+    for cell in report.cells:
+        assert cell.engine is not None
+        if str(cell.precision) != "int8":
+            assert (cell.layers, cell.errors) == ([], [])
+            continue
+        model = folder / f"model.{cell.scheme}.onnx"
+        inspected = inspect(model, Target.parse(cell.target)).layers
+        assert [(one.name, one.precision, one.macs) for one in cell.layers] == [
+            (one.name, one.precision, one.macs) for one in inspected
+        ]
+        images = open_images(image_folder).draw(12).draw(explain.IMAGES)
+        diagnosed = {one.name: one for one in diagnose(folder / "model.onnx", model, images)}
+        assert {one.name: one.sqnr_db for one in cell.errors} == {name: one.sqnr for name, one in diagnosed.items()}
+        assert [diagnosed[one.name].position for one in cell.errors] == list(range(len(diagnosed)))
+        assert cell.errors[-1].role == "logits"
+
+
+def test_a_cell_whose_inside_cannot_be_told_goes_without(
+    folder: Path, finished: tuple[Path, Report], recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*given: object) -> None:
+        raise BuildError("its layers are its own.")
+
+    monkeypatch.setattr(explain, "inspect", broken)
+    shutil.rmtree(folder / "layers")
+    report = pipeline.run(recipe(folder.parent / "small.toml"), folder)
+    for cell, before in zip(report.cells, finished[1].cells, strict=True):
+        assert (cell.status, cell.layers, cell.errors) == ("measured", [], before.errors)
+    assert not list(folder.glob("layers/*.json"))
+
+
 def test_the_written_report_is_the_returned_one(finished: tuple[Path, Report]) -> None:
     folder, report = finished
     assert Report.model_validate_json((folder / pipeline.REPORT).read_bytes()) == report
@@ -195,6 +232,10 @@ def test_another_method_or_level_makes_only_what_is_int8_again(
         "engines/openvino-cpu.int8.blob",
         "predictions/onnxruntime-cpu.int8.onnx.npz",
         "predictions/openvino-cpu.int8.blob.npz",
+        "layers/onnxruntime-cpu.int8.onnx.json",
+        "layers/openvino-cpu.int8.blob.json",
+        "model.onnxruntime.errors.json",
+        "model.openvino.errors.json",
         # Only figures of one call compare: one new engine, and all of its target are measured.
         "latency/onnxruntime-cpu.json",
         "latency/openvino-cpu.json",

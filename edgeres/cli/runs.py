@@ -31,12 +31,23 @@ def run(
         raise typer.Exit(FAILED)
 
 
+def _schema(wanted: bool) -> None:
+    if wanted:
+        from edgeres import report as reports
+
+        typer.echo(reports.schema(), nl=False)
+        raise typer.Exit
+
+
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="A run folder, or its report.json.")],
-    out: Annotated[list[Path] | None, typer.Option("--out", "-o", help="File to write: .html, .md or .json.")] = None,
+    out: Annotated[list[Path] | None, typer.Option("--out", "-o", help="Write .html, .md, .json or .csv.")] = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", callback=_schema, is_eager=True, help="Print the JSON Schema of reports.")
+    ] = False,
 ) -> None:
-    """Show the report of a run, or write it as HTML, Markdown or JSON."""
+    """Show the report of a run, or write it as HTML, Markdown, JSON, or its cells as CSV."""
     from edgeres import report as reports
 
     loaded = reports.load(folder)
@@ -62,6 +73,7 @@ def check(
     target: Annotated[str | None, typer.Option("--target", "-t", help="With --ab: what the engines run on.")] = None,
     threshold: Annotated[str, typer.Option(help="With --ab: how much p50 may grow.")] = "2.5%",
     threads: Threads = None,
+    junit: Annotated[Path | None, typer.Option(help="Also write the verdicts as JUnit XML.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare a report with an accepted baseline, or two engines. Exit 1 where it regressed, 4 where nobody can say."""
@@ -78,6 +90,11 @@ def check(
 
         verdicts = compare(*ab, gate.read("latency_p50", threshold), target, threads, progress())
     outcome = gate.overall(verdicts)
+    if junit:
+        from edgeres import junit as xml
+        from edgeres import store
+
+        store.write_bytes(junit, xml.render(verdicts, "edgeres check").encode())
     lines = [f"{verdict.outcome.value:>12}  {verdict.sentence}" for verdict in verdicts]
     show(
         "\n".join([*lines, outcome.value]),

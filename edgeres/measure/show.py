@@ -1,6 +1,6 @@
 """What `edgeres bench` prints of a measurement."""
 
-from edgeres.measure.summary import CONFIDENCE, TAIL, Measured
+from edgeres.measure.summary import TAIL, Measured
 from edgeres.schema import Throughput
 
 ABSENT = "not available"
@@ -13,7 +13,7 @@ def text(found: Measured) -> str:
     tail = f"{latency.p999:.2f}" if latency.p999 is not None else f"{ABSENT} under {TAIL:,} calls"
     runtime = f"p50 {latency.device_p50:.2f} ms" if latency.device_p50 is not None else ABSENT
     rows = {
-        "latency": f"p50 {latency.p50:.2f} ms ({CONFIDENCE:g} % {low:.2f} to {high:.2f}), p90 {latency.p90:.2f}, "
+        "latency": f"p50 {latency.p50:.2f} ms (95 % {low:.2f} to {high:.2f}), p90 {latency.p90:.2f}, "
         f"p99 {latency.p99:.2f}, p99.9 {tail}; host to host, batch {latency.batch}",
         "measured": f"{len(latency.samples)} calls in {len(latency.rounds)} processes, warm after {latency.warmup}",
         "device alone": runtime,

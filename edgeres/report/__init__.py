@@ -1,5 +1,7 @@
 """The report of a run: its schema, and what is rendered from it."""
 
+import json
+from importlib import resources
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -33,8 +35,19 @@ def load(path: Path) -> Report:
         raise InputError(f"{file}: {where}: {first['msg']}; make the report again.") from None
 
 
+def schema() -> str:
+    """The JSON Schema (draft 2020-12) of a report, as published with this version."""
+    return (resources.files("edgeres.report") / "report.schema.json").read_text(encoding="utf-8")
+
+
+def make_schema() -> str:
+    """What `report.schema.json` has to hold."""
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA}
+    return json.dumps(head | Report.model_json_schema(), indent=2) + "\n"
+
+
 def render(report: Report, suffix: str) -> str:
-    """The report as text: `.html`, `.md` or `.json`; UsageError for any other suffix."""
+    """The report as text: `.html`, `.md`, `.json`, or its cells as `.csv`; UsageError for any other suffix."""
     if suffix == ".html":
         from edgeres.report import html
 
@@ -43,9 +56,14 @@ def render(report: Report, suffix: str) -> str:
         from edgeres.report import markdown
 
         return markdown.render(report)
+    if suffix == ".csv":
+        from edgeres.report import csv
+
+        return csv.render(report)
     if suffix == ".json":
         return report.model_dump_json(indent=2) + "\n"
-    raise UsageError(f"a report cannot be written as {suffix or 'a file without suffix'!r}; use .html, .md or .json.")
+    given = suffix or "a file without suffix"
+    raise UsageError(f"a report cannot be written as {given!r}; use .html, .md, .csv or .json.")
 
 
 def write(report: Report, path: Path) -> None:

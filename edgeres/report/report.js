@@ -27,22 +27,22 @@ for (const table of document.querySelectorAll("table.data")) {
 
   const quote = (text) => {
     // A spreadsheet would run text that starts like a formula.
-    const safe = isNaN(text) && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
+    const safe = isNaN(text) && /^[=+\-@\t\r\n]/.test(text) ? `'${text}` : text;
     return `"${safe.replaceAll('"', '""')}"`;
   };
-  const label = table.closest("[aria-label]").getAttribute("aria-label").toLowerCase();
+  const label = table.caption.textContent;
   const download = document.createElement("button");
   download.type = "button";
   download.className = "download";
-  download.textContent = "Download as CSV";
-  download.setAttribute("aria-label", `Download ${label} as CSV`);
+  download.textContent = "Download CSV";
+  download.setAttribute("aria-label", `Download CSV: ${label}`);
   download.addEventListener("click", () => {
     const lines = [...table.rows].map((row) => [...row.cells].map((cell) => quote(value(cell))).join(","));
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([lines.join("\r\n") + "\r\n"], { type: "text/csv" }));
-    link.download = `${label}.csv`;
+    link.download = `${label.toLowerCase().replace(/[^a-z0-9]+/g, "-")}.csv`;
     link.click();
-    URL.revokeObjectURL(link.href);
+    setTimeout(() => URL.revokeObjectURL(link.href));
   });
   table.closest(".scroll").after(download);
 }

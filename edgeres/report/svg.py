@@ -1,19 +1,23 @@
-"""The pictures of the HTML report, as inline SVG. Colours come from the page's style sheet, by class."""
+"""Inline SVG for the HTML report: its parts, and the pictures of one cell. Colours come from the style sheet, by class.
 
-import math
+These pictures stretch to the width that they are given; their figures stand beside them as text.
+"""
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import pairwise
+from itertools import accumulate
 
 import numpy as np
 
-from edgeres.report.table import Row, number
-from edgeres.schema import Latency
-from edgeres.types import Precision
+from edgeres.figures import number
+from edgeres.report.table import decibel
+from edgeres.report.words import SUMMANDS, losses, worst_first
+from edgeres.schema import Latency, LayerError
 
-_GLYPH, _LINE, _MARK = 7.2, 16.0, 6.0
-"""Width of a character and height of a line at 12 pixels, and half the width of a mark."""
+BINS, DOTS, SLOWEST, TOP = 40, 500, 50, 60
+"""Bars of a histogram; dots that a series of calls is thinned to, besides its slowest; dB where a profile ends."""
+STRETCHED = 'preserveAspectRatio="none"'
 
 
 @dataclass(frozen=True)
@@ -36,179 +40,103 @@ class Box:
         return min(max(x, self.left), self.right), min(max(y, self.top), self.bottom)
 
 
-@dataclass(frozen=True)
-class _Point:
-    row: Row
-    latency: float
-    top1: float
-    interval: tuple[float, float]
+def distribution(latency: Latency, width: int = 480, height: int = 80, below: int = 96) -> str:
+    """How many calls took how long, over `extent`, with p50 and p99; `below` it the calls in order, downwards.
 
-
-def pareto(rows: Sequence[Row], width: int, height: int) -> str:
-    """p50 (logarithmic, so that equal steps are equal speed-ups) against top-1, for every row that has both."""
-    points = [
-        _Point(row, row.p50, row.top1, row.top1_interval or (row.top1, row.top1))
-        for row in rows
-        if row.p50 and row.top1 is not None
-    ]
-    frame = Box(36.0, 26.0, width - 10.0, height - 42.0)
-    fast, slow = min(p.latency for p in points) / 1.3, max(p.latency for p in points) * 1.3
-    low, high = min(p.interval[0] for p in points), max(p.interval[1] for p in points)
-    margin = max(0.06 * (high - low), 0.25)
-    low, high = max(low - margin, 0.0), high + margin
-
-    def x(latency: float) -> float:
-        return frame.left + (frame.right - frame.left) * math.log(latency / fast) / math.log(slow / fast)
-
-    def y(top1: float) -> float:
-        return frame.bottom - (frame.bottom - frame.top) * (top1 - low) / (high - low)
-
-    drawn = [_grid([(x(tick), f"{tick:g}") for tick in _decades(fast, slow)], frame, upright=True)]
-    drawn.append(_grid([(y(tick), f"{tick:g}") for tick in _steps(low, min(high, 100.0))], frame, upright=False))
-    drawn.append(_text((frame.left + frame.right) / 2, height - 4.0, "p50, milliseconds (logarithmic)", "axis middle"))
-    drawn.append(_text(0, 12, "top-1, %", "axis"))
-    front = [(x(p.latency), y(p.top1)) for p in _best(points)]
-    drawn.append(f'<path class="front" d="{_staircase(front)}"/>')
-    treads = [Box(left, down - 1, right, down + 1) for (left, down), (right, _) in pairwise(front)]
-    whiskers = [Box(x(p.latency) - 1, y(p.interval[1]), x(p.latency) + 1, y(p.interval[0])) for p in points]
-    drawn += [_line("whisker", (w.left + 1, w.top), (w.left + 1, w.bottom)) for w in whiskers]
-    marks = [_square(x(p.latency), y(p.top1)) for p in points]
-    labels = place([p.row.name for p in points], marks, frame, [*whiskers, *treads])
-    for point, mark, label in zip(points, marks, labels, strict=True):
-        centre = (mark.left + _MARK, mark.top + _MARK)
-        nearest = label.nearest(*centre)
-        if math.dist(centre, nearest) > 1.5 * _MARK:
-            drawn.append(_line("leader", centre, nearest))
-        drawn.append(_mark(point.row.precision, *centre))
-        # Fonts differ in width: the end at the mark is the one that must not move.
-        at, side = (label.left + label.right) / 2, "middle"
-        if label.right < mark.left or label.left > mark.right:
-            at, side = (label.right - 2, "end") if label.right < mark.left else (label.left + 2, "start")
-        drawn.append(_text(at, label.bottom - 4, point.row.name, f"label {side} {point.row.precision}"))
-    title = "Latency against top-1: " + "; ".join(
-        f"{p.row.name} {number(p.latency)} ms, {p.top1:.2f} %" for p in points
-    )
-    return _svg("pareto", width, height, title, drawn)
-
-
-def place(names: Sequence[str], marks: Sequence[Box], frame: Box, crossed: Sequence[Box] = ()) -> list[Box]:
-    """Where each label stands: inside the frame, off the marks and the labels before it, near its own mark.
-
-    Greedy: beside the mark if there is room, else further up or down; crossing one of `crossed`, thin lines, is worth
-    a label that much nearer.
+    Of many calls each n-th is drawn, and the slowest; what is beyond the axis stands at its end. Lines part the
+    processes.
     """
-    placed: list[Box] = []
-    for name, mark in zip(names, marks, strict=True):
-        x, y = (mark.left + mark.right) / 2, (mark.top + mark.bottom) / 2
-        wide = _GLYPH * len(name) + 4
-        lefts = [mark.right + 2, mark.left - 2 - wide, x - wide / 2]
-        tops = [y - _LINE / 2 + sign * step * 4 for step in range(50) for sign in (1, -1)]
-        boxes = [
-            Box(left, top, left + wide, top + _LINE)
-            for left in (min(max(left, frame.left + 2), frame.right - wide) for left in lefts)
-            for top in tops
-            if frame.top <= top <= frame.bottom - _LINE
-        ]
-
-        def cost(box: Box, x: float = x, y: float = y) -> float:
-            hidden = sum(map(box.overlap, [*marks, *placed]))
-            return 100 * hidden + sum(map(box.overlap, crossed)) + 2 * math.dist((x, y), box.nearest(x, y))
-
-        placed.append(min(boxes, key=cost))
-    return placed
-
-
-def histogram(latency: Latency, width: int = 480, height: int = 80, bins: int = 40) -> str:
-    """How many calls took how long, over `extent`; p50 and p99 are marked. Stretches to the width it is given."""
     first, last = extent(latency)
-    counts = np.histogram(latency.samples, bins=bins, range=(first, last))[0].tolist()
-    step, tall = width / bins, (height - 4) / max(*counts, 1)
+    counts = np.histogram(latency.samples, bins=BINS, range=(first, last))[0].tolist()
+    step, tall = width / BINS, (height - 4) / max(*counts, 1)
     bars = "".join(
         f"M{i * step:.1f} {height}v{-count * tall:.1f}h{step - 1.5:.1f}V{height}z"
         for i, count in enumerate(counts)
         if count
     )
-    drawn = [f'<path class="bars" d="{bars}"/>', _line("base", (0, height), (width, height))]
+    top, bottom, calls = height + 8.0, height + 4.0 + below, len(latency.samples)
+    shown = {*range(0, calls, -(-calls // DOTS)), *np.argsort(latency.samples)[-SLOWEST:].tolist()}
+    dots = [
+        f"M{width * (min(latency.samples[i], last) - first) / (last - first):.1f} "
+        f"{top + (bottom - top) * (i + 0.5) / calls:.1f}h0"
+        for i in sorted(shown)
+    ]
+    parted = [top + (bottom - top) * end / calls for end in accumulate(latency.rounds[:-1])]
+    drawn = [
+        f'<path class="bars" d="{bars}"/>',
+        line("base", (0, height), (width, height)),
+        *(line("base", (0, at), (width, at)) for at in parted),
+        f'<path class="calls" d="{"".join(dots)}"/>',
+    ]
     for kind, value in (("p50", latency.p50), ("p99", latency.p99)):
         at = width * (value - first) / (last - first)
-        drawn.append(_line(kind, (at, 0), (at, height)))
-    title = f"{len(latency.samples)} calls from {number(first)} to {number(max(latency.samples))} ms"
-    return _svg("histogram", width, height, title, drawn, 'preserveAspectRatio="none"')
+        drawn.append(line(kind, (at, 0), (at, height + below)))
+    told = f"{calls} calls from {number(first)} to {number(max(latency.samples))} ms, half of them below "
+    title, said = "Distribution of latency, and call by call", f"{told}{number(latency.p50)} ms."
+    return svg("distribution", width, height + below + 4, title, said, drawn, STRETCHED)
 
 
 def extent(latency: Latency) -> tuple[float, float]:
-    """The axis of a histogram, milliseconds: from the fastest call to a little beyond p99."""
+    """The axis of a distribution, milliseconds: from the fastest call to a little beyond p99."""
     first = min(latency.samples)
     return first, max(latency.p99 + 0.15 * (latency.p99 - first), first * 1.01)
 
 
-def _best(points: Sequence[_Point]) -> list[_Point]:
-    """Those that no other is both faster and more accurate than, fastest first."""
-    front: list[_Point] = []
-    for point in sorted(points, key=lambda p: (p.latency, -p.top1)):
-        if not front or point.top1 > front[-1].top1:
-            front.append(point)
-    return front
+def profile(errors: Sequence[LayerError], width: int = 960, height: int = 150) -> str:
+    """SQNR of each tensor, in the order of the network, over `bounds`, with a line each 10 dB.
+
+    The worst tenth is marked, summands are grey.
+    """
+    low, high = bounds(errors)
+    worst = worst_first(errors)[: max(1, len(errors) // 10)]
+
+    def y(decibels: float) -> float:
+        return 6 + (height - 12) * (high - min(decibels, high)) / (high - low)
+
+    dots = [(width * (i + 0.5) / len(errors), y(error.sqnr_db), error) for i, error in enumerate(errors)]
+    drawn = [line("grid", (0, y(at)), (width, y(at))) for at in range(low, high + 1, 10)]
+    drawn.append(f'<path class="course" d="M{"L".join(f"{x:.1f} {down:.1f}" for x, down, _ in dots)}"/>')
+    for x, down, error in dots:
+        kind = "worst" if error in worst else "summand" if error.role in SUMMANDS else "tensor"
+        drawn.append(
+            f'<path class="{kind}" d="M{x:.1f} {down:.1f}h0"><title>{escape(error.name)}: '
+            f"{decibel(error.sqnr_db)} dB</title></path>"
+        )
+    title = "SQNR of each tensor, in the order of the network"
+    return svg("profile", width, height, title, losses(errors), drawn, STRETCHED)
 
 
-def _staircase(corners: Sequence[tuple[float, float]]) -> str:
-    (left, down), *rest = corners
-    return f"M{left:.1f} {down:.1f}" + "".join(f"H{right:.1f}V{up:.1f}" for right, up in rest)
+def bounds(errors: Sequence[LayerError]) -> tuple[int, int]:
+    """The axis of a profile: whole tens of dB, zero among them."""
+    values = [min(error.sqnr_db, TOP) for error in errors]
+    return 10 * int(min(0.0, *values) // 10), 10 * max(1, -int(-max(values) // 10))
 
 
-def _decades(low: float, high: float) -> list[float]:
-    """1, 2 and 5 of every power of ten between two bounds, and more of each where those are fewer than three."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks: list[float] = []
-    for multiples in ((1, 2, 5), (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)):
-        ticks = [m * 10.0**p for p in powers for m in multiples if low <= m * 10.0**p <= high]
-        if len(ticks) > 2:
-            break
-    return ticks
-
-
-def _steps(low: float, high: float) -> list[float]:
-    """At most seven round numbers between two bounds."""
-    step = next(s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if (high - low) / s <= 6)
-    return [round(step * i, 1) for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
-
-
-def _square(x: float, y: float) -> Box:
-    return Box(x - _MARK, y - _MARK, x + _MARK, y + _MARK)
-
-
-def _mark(precision: Precision, x: float, y: float) -> str:
-    """A shape per precision, so that colour is not needed to tell them apart."""
-    if precision is Precision.INT8:
-        return f'<circle class="int8" cx="{x:.1f}" cy="{y:.1f}" r="5.5"/>'
-    if precision is Precision.FP16:
-        return f'<path class="fp16" d="M{x:.1f} {y - 6.5:.1f}l6.5 6.5-6.5 6.5-6.5-6.5z"/>'
-    return f'<rect class="fp32" x="{x - 5:.1f}" y="{y - 5:.1f}" width="10" height="10"/>'
-
-
-def _grid(ticks: Sequence[tuple[float, str]], frame: Box, upright: bool) -> str:
+def grid(ticks: Sequence[tuple[float, str]], frame: Box, upright: bool) -> str:
+    """Lines at positions, with their names beside the frame."""
     if upright:
         return "".join(
-            _line("grid", (at, frame.top), (at, frame.bottom)) + _text(at, frame.bottom + 16, name, "axis middle")
+            line("grid", (at, frame.top), (at, frame.bottom)) + text(at, frame.bottom + 16, name, "axis middle")
             for at, name in ticks
         )
     return "".join(
-        _line("grid", (frame.left, at), (frame.right, at)) + _text(frame.left - 6, at + 4, name, "axis end")
+        line("grid", (frame.left, at), (frame.right, at)) + text(frame.left - 6, at + 4, name, "axis end")
         for at, name in ticks
     )
 
 
-def _line(kind: str, start: tuple[float, float], end: tuple[float, float]) -> str:
+def line(kind: str, start: tuple[float, float], end: tuple[float, float]) -> str:
     (x1, y1), (x2, y2) = start, end
     return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
 
 
-def _text(x: float, y: float, text: str, kind: str) -> str:
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
+def text(x: float, y: float, words: str, kind: str) -> str:
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}">{escape(words)}</text>'
 
 
-def _svg(kind: str, width: int, height: int, title: str, drawn: Sequence[str], more: str = "") -> str:
+def svg(kind: str, width: int, height: int, title: str, said: str, drawn: Sequence[str], more: str = "") -> str:
+    """A picture with its name and, for those who cannot see it, what it shows."""
     return (
-        f'<svg class="{kind}" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
-        f'aria-label="{escape(title)}" {more}>{"".join(drawn)}</svg>'
+        f'<svg class="{kind}" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" {more}>'
+        f"<title>{escape(title)}</title><desc>{escape(said)}</desc>{''.join(drawn)}</svg>"
     )

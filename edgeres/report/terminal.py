@@ -30,6 +30,8 @@ def show(report: Report, console: Console) -> None:
     before = None
     for row in table.rows(report):
         texts = [Text(table.COLUMNS[key].text(row).replace(" vs ", "\nvs ")) for key in keys]
+        if row.status != "measured" and row.p50 is None:
+            texts[keys.index("p50")] = Text(table.COLUMNS["p50"].words(row))
         if row.target == before:
             texts[0] = Text()
         before = row.target

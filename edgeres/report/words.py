@@ -1,11 +1,19 @@
 """What a report says in plain words: the verdict, the notes, the environment, the digests."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
-from edgeres.report.table import NOTHING, TIMES, Row, number, points, rows
-from edgeres.schema import Report
+from edgeres.figures import number, points
+from edgeres.report.table import NOTHING, TIMES, Row, decibel, rows
+from edgeres.schema import Cell, LayerError, LayerPrecision, Report
 from edgeres.types import Precision
+
+SUMMANDS = ("shortcut", "branch")
+"""Roles of tensors that are added up next."""
+NAMED = 6
+"""Layers that a sentence names."""
+_Told = TypeVar("_Told")
 
 
 def best(found: Iterable[Row]) -> list[Row]:
@@ -106,6 +114,55 @@ def notes(report: Report) -> list[str]:
         for text in why + doubts:
             said.setdefault((kind, " ".join(text.split()) or "no reason was given."), []).append(row)
     return [f"{several(who)}{kind}: {text}" for (kind, text), who in said.items()]
+
+
+def inside(report: Report, told: Callable[[Cell], list[_Told]]) -> list[tuple[str, list[_Told]]]:
+    """What INT8 cells tell of their layers or tensors, equal ones together: who they are, and what."""
+    groups: list[tuple[list[Row], list[_Told]]] = []
+    for row in rows(report):
+        if not (found := told(row.cell)):
+            continue
+        for who, known in groups:
+            if known == found:
+                who.append(row)
+                break
+        else:
+            groups.append(([row], found))
+    return [(several(who), found) for who, found in groups]
+
+
+def untold(report: Report, told: Callable[[Cell], list[_Told]]) -> str:
+    """The INT8 engines that tell nothing; empty where each does."""
+    missing = [row for row in rows(report) if row.precision is Precision.INT8 and not told(row.cell)]
+    return several(missing)
+
+
+def precisions(layers: Sequence[LayerPrecision]) -> str:
+    """How much of a network runs in INT8, and what does not."""
+    weighted = [layer for layer in layers if layer.weight_bytes is not None]
+    whole = [layer for layer in weighted if layer.precision == "int8"]
+    macs = sum(layer.macs or 0 for layer in weighted)
+    known = all(layer.macs is not None for layer in weighted) and macs
+    share = f", {100 * sum(layer.macs or 0 for layer in whole) / macs:.1f} % of the arithmetic" if known else ""
+    others = [f"{layer.name} ({layer.precision})" for layer in weighted if layer.precision != "int8"]
+    more = f" and {len(others) - NAMED} more" if others[NAMED:] else ""
+    rest = f" Not in INT8: {', '.join(others[:NAMED])}{more}." if others else ""
+    return f"{len(whole)} of {len(weighted)} layers with weights run in INT8{share}.{rest}"
+
+
+def worst_first(errors: Sequence[LayerError]) -> list[LayerError]:
+    """By SQNR; the summands of a block last, for they are clipped where its ReLU cuts them off anyway: an error that
+    matters shows in the block."""
+    return sorted(errors, key=lambda error: (error.role in SUMMANDS, error.sqnr_db))
+
+
+def losses(errors: Sequence[LayerError]) -> str:
+    """What a Q/DQ file keeps at its end, and where it loses most."""
+    least = worst_first(errors)[0]
+    logits = next((f"The logits keep {decibel(e.sqnr_db)} dB. " for e in errors if e.role == "logits"), "")
+    return (
+        f"{logits}The worst of {len(errors)} tensors is {least.name} ({least.role}) with {decibel(least.sqnr_db)} dB."
+    )
 
 
 def environment(report: Report) -> list[tuple[str, str]]:

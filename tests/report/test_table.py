@@ -72,13 +72,22 @@ def test_values_are_written_to_three_digits():
     assert table.megabytes(11_400_000) == "11.4"
 
 
-@pytest.mark.parametrize(("status", "written"), [("built", "not run"), ("failed", "failed"), ("measured", "—")])
+@pytest.mark.parametrize(
+    ("status", "written"), [("built", "not run"), ("failed", "failed"), ("measured", "not available")]
+)
 def test_what_was_not_measured_says_why_and_has_no_value(status, written):
     (found,) = table.rows(report([cell("a:b", "int8", status=status, size=None)]))
-    assert table.COLUMNS["p50"].text(found) == written
     for key in ("p50", "p99", "speedup", "top1", "interval", "drop", "agreement", "size"):
         assert table.COLUMNS[key].value(found) is None
-        assert key == "p50" or table.COLUMNS[key].text(found) == "—"
+        assert table.COLUMNS[key].text(found) == "—"
+        assert table.COLUMNS[key].words(found) == written
+
+
+def test_fp32_is_the_reference_of_what_is_against_it():
+    found = row(solar(), "openvino:cpu fp32")
+    for key in ("drop", "agreement", "agreement_interval", "lost", "p"):
+        assert table.COLUMNS[key].words(found) == "reference"
+    assert table.COLUMNS["device"].words(row(solar(), "onnxruntime:cpu fp32")) == "not available"
 
 
 def test_spread_covers_the_whole_interval():

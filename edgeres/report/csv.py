@@ -1,0 +1,26 @@
+"""The cells of a report as CSV (RFC 4180): plain figures in the units of the headings, empty where there is none."""
+
+import csv
+import io
+import re
+
+from edgeres.report import table
+from edgeres.schema import Report
+
+LEFT_OUT = ("interval", "spread", "p50_interval", "agreement_interval")
+"""Columns for readers; their bounds have columns of their own."""
+
+
+def render(report: Report) -> str:
+    """One line a cell, with a heading; lines end in CR LF."""
+    columns = [column for key, column in table.COLUMNS.items() if key not in LEFT_OUT]
+    written = io.StringIO()
+    writer = csv.writer(written, lineterminator="\r\n")
+    writer.writerow(column.heading for column in columns)
+    writer.writerows([_safe(column.value(row)) for column in columns] for row in table.rows(report))
+    return written.getvalue()
+
+
+def _safe(value: float | str | None) -> float | str | None:
+    """A spreadsheet would run text that starts like a formula (OWASP, "CSV injection")."""
+    return f"'{value}" if isinstance(value, str) and re.match(r"[=+\-@\t\r\n]", value) else value
