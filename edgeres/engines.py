@@ -19,19 +19,22 @@ def build(model: Path, target: Target, out: Path) -> Artifact:
         )
     parameters = {"target": str(target), "model": onnx_io.info(model).to_json()}
     made_from = {"model": store.digest(model)}
-    sidecar = Sidecar("engine", made_from, parameters, store.versions("edgeres", *backend.packages))
+    versions = store.versions("edgeres", *backend.packages)
+    sidecar = Sidecar("engine", made_from, parameters, versions, calibration=store.calibration(model))
     return store.make(out, sidecar, lambda path: backend.build(model, target, path))
 
 
-def load(path: Path, target: Target, threads: int | None = None, *, calibrating: bool = False) -> Engine:
+def load(
+    path: Path, target: Target, threads: int | None = None, *, streaming: bool = False, calibrating: bool = False
+) -> Engine:
     """Load an engine, or an ONNX file, for a target.
 
     An engine is a program: its digest is checked against its sidecar first, and InputError raised where they differ.
     UsageError where it was built for another target. An ONNX file fits any target, and needs no sidecar.
-    `threads` and `calibrating` are those of `Backend.load`.
+    `threads`, `streaming` and `calibrating` are those of `Backend.load`.
     """
     _verify(path, target)
-    return backends.find(target).load(path, target, threads, calibrating=calibrating)
+    return backends.find(target).load(path, target, threads, streaming=streaming, calibrating=calibrating)
 
 
 def inspect(path: Path, target: Target) -> list[RuntimeLayer]:

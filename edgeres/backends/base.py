@@ -106,12 +106,20 @@ class Backend(ABC):
         """Write the engine of an ONNX model; MissingRuntime, UsageError for an unknown device, BuildError."""
 
     @abstractmethod
-    def load(self, path: Path, target: Target, threads: int | None = None, *, calibrating: bool = False) -> Engine:
+    def load(
+        self,
+        path: Path,
+        target: Target,
+        threads: int | None = None,
+        *,
+        streaming: bool = False,
+        calibrating: bool = False,
+    ) -> Engine:
         """Load an engine, or an ONNX file, which is then compiled in memory. Digests were verified by the caller.
 
-        `threads` None leaves the runtime's own default. `calibrating` asks for images a second, not for figures: the
-        runtime may overlap the batches of `stream`, and compute in bfloat16 where the device has it. MissingRuntime,
-        BuildError, UsageError as in `build`.
+        `threads` None leaves the runtime's own default. `streaming` asks for images a second, not for a short latency:
+        the runtime may overlap the batches of `stream`. `calibrating` asks for that and not for figures: it may compute
+        in bfloat16, too, where the device has it. MissingRuntime, BuildError, UsageError as in `build`.
         """
 
     @abstractmethod

@@ -1,6 +1,10 @@
 """ONNX Runtime: the Q/DQ ONNX file is the engine itself; the runtime fuses it when it loads."""
 
+import os
 import re
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,6 +30,8 @@ PROVIDERS = {
     "xnnpack": ("XnnpackExecutionProvider", "an ONNX Runtime built with XNNPACK"),
 }
 """Device -> execution provider and the package that brings it."""
+STREAMS = 8
+"""Batches under way at once on a CPU that streams: threads that share one batch wait for each other at every layer."""
 OPERATORS = {
     **dict.fromkeys(("QLinearConv", "ConvInteger", "FusedConv", "NhwcFusedConv", "NhwcConv"), "Conv"),
     **dict.fromkeys(("QGemm", "FusedGemm", "MatMul", "FusedMatMul", "MatMulInteger", "QLinearMatMul"), "Gemm"),
@@ -83,8 +89,21 @@ class OnnxRuntime(Backend):
         onnx_io.load(model)
         out.write_bytes(model.read_bytes())
 
-    def load(self, path: Path, target: Target, threads: int | None = None, *, calibrating: bool = False) -> Engine:
-        return _Session(self._session(path, target, threads), _runtime().__version__, threads)
+    def load(
+        self,
+        path: Path,
+        target: Target,
+        threads: int | None = None,
+        *,
+        streaming: bool = False,
+        calibrating: bool = False,
+    ) -> Engine:
+        streams = 1
+        if streaming and target.device == "cpu":
+            cores = threads or os.cpu_count() or 1
+            streams = min(cores, STREAMS)
+            threads = cores // streams
+        return _Session(self._session(path, target, threads), _runtime().__version__, threads, streams)
 
     def inspect(self, path: Path, target: Target) -> list[RuntimeLayer]:
         with TemporaryDirectory() as folder:
@@ -131,8 +150,8 @@ class OnnxRuntime(Backend):
 
 
 class _Session(Engine):
-    def __init__(self, session: Any, version: str, threads: int | None) -> None:
-        self.session = session
+    def __init__(self, session: Any, version: str, threads: int | None, streams: int) -> None:
+        self.session, self.streams = session, streams
         (given,), (taken,) = session.get_inputs(), session.get_outputs()
         self.names = given.name, taken.name
         n, *rest = given.shape
@@ -143,6 +162,19 @@ class _Session(Engine):
             "provider": session.get_providers()[0],
             "threads": str(threads or "default"),
         }
+
+    def stream(self, batches: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+        pool = ThreadPoolExecutor(self.streams, "infer")
+        try:
+            busy: deque[Future[NDArray[np.float32]]] = deque()
+            for images in batches:
+                busy.append(pool.submit(self.run, images))
+                if len(busy) > self.streams:  # one waits, so that none has to be waited for
+                    yield busy.popleft().result()
+            while busy:
+                yield busy.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = self.session.run([self.names[1]], {self.names[0]: images})[0]

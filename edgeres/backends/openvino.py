@@ -77,14 +77,24 @@ class OpenVino(Backend):
         self._compile(model, target, None).export_model(stream)
         out.write_bytes(stream.getvalue())
 
-    def load(self, path: Path, target: Target, threads: int | None = None, *, calibrating: bool = False) -> Engine:
-        return _Compiled(self._compile(path, target, threads, calibrating), target)
+    def load(
+        self,
+        path: Path,
+        target: Target,
+        threads: int | None = None,
+        *,
+        streaming: bool = False,
+        calibrating: bool = False,
+    ) -> Engine:
+        return _Compiled(self._compile(path, target, threads, streaming or calibrating, calibrating), target)
 
     def inspect(self, path: Path, target: Target) -> list[RuntimeLayer]:
         operations = self._compile(path, target, None).get_runtime_model().get_ordered_ops()
         return [_layer(one) for one in operations if _told(one, "layerType") not in ("Const", "Input", "Output")]
 
-    def _compile(self, path: Path, target: Target, threads: int | None, calibrating: bool = False) -> Any:
+    def _compile(
+        self, path: Path, target: Target, threads: int | None, streaming: bool = False, calibrating: bool = False
+    ) -> Any:
         if target.device not in DEVICES:
             raise UsageError(f"target {target}: openvino has no {target.device!r}; it has {', '.join(DEVICES)}.")
         core = _core()
@@ -95,10 +105,10 @@ class OpenVino(Backend):
         config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         if threads:
             config["INFERENCE_NUM_THREADS"] = threads
-        if calibrating:
+        if streaming:
             config["PERFORMANCE_HINT"] = "THROUGHPUT"
-            if "BF16" in core.get_property(device, "OPTIMIZATION_CAPABILITIES"):
-                config["INFERENCE_PRECISION_HINT"] = "bf16"
+        if calibrating and "BF16" in core.get_property(device, "OPTIMIZATION_CAPABILITIES"):
+            config["INFERENCE_PRECISION_HINT"] = "bf16"
         try:
             if path.suffix == ".onnx":
                 return core.compile_model(core.read_model(path), device, config)

@@ -135,7 +135,15 @@ class TensorRT(Backend):
             raise getattr(errors, reply["error"])(reply["message"])
         return str(reply["plan"])
 
-    def load(self, path: Path, target: Target, threads: int | None = None, *, calibrating: bool = False) -> "_Loaded":
+    def load(
+        self,
+        path: Path,
+        target: Target,
+        threads: int | None = None,
+        *,
+        streaming: bool = False,
+        calibrating: bool = False,
+    ) -> "_Loaded":
         """As in `Backend`; `threads` changes nothing, the GPU computes."""
         self._check(target)
         gpu = self._present(target)

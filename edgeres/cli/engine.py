@@ -89,6 +89,7 @@ def evaluate(
     """Measure the accuracy of an engine on labelled images."""
     from edgeres import evaluate as step
     from edgeres.data import open_images
+    from edgeres.report import accuracy
     from edgeres.types import Target
 
     images = open_images(data)
@@ -103,14 +104,12 @@ def evaluate(
             f"{reference} has other classes or preprocessing than {engine}; give the FP32 file of the same."
         )
     against = predict(reference) if reference else None
-    found = step.accuracy(predict(engine), against)
-    low, high = (100 * side for side in found.top1_interval)
-    text = f"{engine} on {target}, {found.images} images: top-1 {found.top1:.2%} (95 % {low:.1f} to {high:.1f})"
-    text += f", top-5 {found.top5:.2%}" if found.top5 is not None else ""
-    if against:
-        drop = 100 * (step.accuracy(against).top1 - found.top1)
-        text += f"\nagainst {reference}: drop {drop:+.2f} points, agreement {found.agreement:.2%}"
-    show(text, found.model_dump(), as_json)
+    predicted = predict(engine)
+    exact, found = step.accuracy(against) if against else None, step.accuracy(predicted, against)
+    notes = [step.GUESSES] if step.guesses(against or predicted) else []
+    text = [f"{engine} on {target}, {accuracy.lines(found, exact)[0]}", *accuracy.lines(found, exact)[1:], *notes]
+    values = {**found.model_dump(), "drop": exact.top1 - found.top1 if exact else None, "notes": notes}
+    show("\n".join(text), values, as_json)
 
 
 @app.command()

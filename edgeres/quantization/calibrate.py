@@ -56,7 +56,8 @@ def calibrate(
         return {"images": len(images), "runtime": str(target), "seconds": seconds}
 
     made_from = {"model": store.digest(model), "images": images.digest}
-    sidecar = Sidecar("statistics", made_from, {"bins": statistics.BINS}, store.versions("edgeres", target.backend))
+    parameters, versions = {"bins": statistics.BINS}, store.versions("edgeres", target.backend)
+    sidecar = Sidecar("statistics", made_from, parameters, versions, calibration=images.contents)
     return store.make(out, sidecar, write)
 
 
