@@ -234,14 +234,23 @@ def _rgb(image: PIL.Image.Image) -> PIL.Image.Image:
 
 def prepare(image: PIL.Image.Image, preprocess: Preprocess) -> NDArray[np.float32]:
     """One RGB image -> float32 (3, crop, crop), with the arithmetic of torchvision's Resize, CenterCrop, Normalize."""
+    made: NDArray[np.float32] = _normalised([_cropped(image, preprocess)], preprocess)[0]
+    return made
+
+
+def _cropped(image: PIL.Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
     width, height = image.size
     short = min(width, height)
     if short != preprocess.resize:
         size = (preprocess.resize * width // short, preprocess.resize * height // short)
         image = image.resize(size, PIL.Image.Resampling[preprocess.interpolation.upper()])
     left, top = (round((side - preprocess.crop) / 2) for side in image.size)
-    image = image.crop((left, top, left + preprocess.crop, top + preprocess.crop))
-    pixels = np.asarray(image).transpose(2, 0, 1).astype(np.float32, order="C")
+    return np.asarray(image.crop((left, top, left + preprocess.crop, top + preprocess.crop)))
+
+
+def _normalised(images: list[NDArray[np.uint8]], preprocess: Preprocess) -> NDArray[np.float32]:
+    """Images uint8 (crop, crop, 3) -> float32 (N, 3, crop, crop)."""
+    pixels = np.stack(images).transpose(0, 3, 1, 2).astype(np.float32, order="C")
     pixels /= np.float32(255)
     pixels -= np.array(preprocess.mean, np.float32)[:, None, None]
     pixels /= np.array(preprocess.std, np.float32)[:, None, None]
@@ -256,24 +265,25 @@ def batches(
     The last batch may be smaller than `size`. `labels` int64 (N,) from `ImageSet.indices`, -1 where not given.
     """
     known = np.full(len(images), -1, np.int64) if labels is None else labels
-    workers = min(8, os.cpu_count() or 1)
+    workers, chunk = min(8, os.cpu_count() or 1), min(size, CHUNK)
 
-    def decode(indices: range) -> list[NDArray[np.float32]]:
-        return [prepare(images.image(index), preprocess) for index in indices]
+    def decode(indices: range) -> NDArray[np.float32]:
+        return _normalised([_cropped(images.image(index), preprocess) for index in indices], preprocess)
 
     pool = ThreadPoolExecutor(workers, "decode")
     try:
-        every, chunk = range(len(images)), min(size, CHUNK)
-        waiting = (every[start : start + chunk] for start in every[::chunk])
-        pending: deque[Future[list[NDArray[np.float32]]]] = deque()
-        decoded: list[NDArray[np.float32]] = []
-        for start in every[::size]:
-            while len(pending) < workers + 2 * size // chunk and (indices := next(waiting, None)) is not None:
-                pending.append(pool.submit(decode, indices))
-            wanted = min(size, len(images) - start)
-            while len(decoded) < wanted:
-                decoded += pending.popleft().result()
-            batch, decoded = decoded[:wanted], decoded[wanted:]
-            yield Batch(np.stack(batch), known[start : start + wanted], images.names[start : start + wanted])
+        every = range(len(images))
+        waiting = iter([every[start : start + size] for start in every[::size]])
+        pending: deque[tuple[range, list[Future[NDArray[np.float32]]]]] = deque()
+        while True:
+            while len(pending) < 2 + workers * chunk // size and (batch := next(waiting, None)):
+                parts = [pool.submit(decode, batch[start : start + chunk]) for start in range(0, len(batch), chunk)]
+                pending.append((batch, parts))
+            if not pending:
+                break
+            batch, parts = pending.popleft()
+            decoded = [part.result() for part in parts]
+            whole = np.concatenate(decoded) if len(decoded) > 1 else decoded[0]
+            yield Batch(whole, known[batch.start : batch.stop], images.names[batch.start : batch.stop])
     finally:
         pool.shutdown(cancel_futures=True)

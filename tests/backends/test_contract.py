@@ -152,12 +152,14 @@ class TestContract:
             assert logits.dtype == np.float32
             np.testing.assert_allclose(logits, expected[:batch], atol=tolerance)
 
-    @pytest.mark.parametrize("calibrating", [False, True])
+    @pytest.mark.parametrize(
+        "mode", [{}, {"streaming": True}, {"streaming": True, "threads": 3}, {"calibrating": True}]
+    )
     def test_a_stream_gives_what_single_runs_give_in_their_order(
-        self, calibrating: bool, engine: Path, target: Target, images: NDArray[np.float32]
+        self, mode: dict[str, Any], engine: Path, target: Target, images: NDArray[np.float32]
     ) -> None:
         try:
-            loaded = engines.load(engine, target, calibrating=calibrating)
+            loaded = engines.load(engine, target, **mode)
         except MissingRuntime as error:
             pytest.skip(str(error))
         given = [np.roll(images[index % 6], index, 2)[None] for index in range(37)]
