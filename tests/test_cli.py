@@ -55,16 +55,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exported: Path, check
     return tmp_path
 
 
-def mirrored(folder: Path, out: Path) -> Path:
-    """Each image of a folder turned round: of the same classes, and another."""
-    for path in folder.rglob("*.*"):
-        new = out / path.relative_to(folder).with_suffix(".png")
-        new.parent.mkdir(parents=True, exist_ok=True)
-        with Image.open(path) as image:
-            image.convert("RGB").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(new)
-    return out
-
-
 # Help
 
 
@@ -305,7 +295,7 @@ def test_an_export_that_is_there_is_unchanged(ending: str, capsys: pytest.Captur
 
 @pytest.mark.usefixtures("place")
 def test_calibrate_quantize_build_and_eval_work_on_each_others_files(
-    image_folder: Path, capsys: pytest.CaptureFixture[str]
+    image_folder: Path, mirrored_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def said(line: str) -> Any:
         assert main(line.split()) == 0
@@ -328,13 +318,12 @@ def test_calibrate_quantize_build_and_eval_work_on_each_others_files(
     assert built["digest"] == store.digest(Path("engine.onnx"))
     assert main(f"eval engine.onnx -t onnxruntime:cpu {data}".split()) == 2
     assert "shares 20 of its 20 images with the calibration (of engine.onnx)" in capsys.readouterr().err
-    new = mirrored(image_folder, Path("new"))
-    shown = said(f"eval engine.onnx -t onnxruntime:cpu --data {new} --reference model.onnx").splitlines()
+    shown = said(f"eval engine.onnx -t onnxruntime:cpu --data {mirrored_folder} --reference model.onnx").splitlines()
     assert re.match(r"engine\.onnx on onnxruntime:cpu, 20 images, [\d.]+ images/s: top-1 ", shown[0])
     assert re.match(r"against FP32: drop .* lost and \d+ gained: (not )?significant, p = [\d.]+$", shown[1])
     assert re.match(r"agreement [\d.]+ % \(95 % ", shown[2])
     found = json.loads(
-        said(f"eval engine.onnx -t onnxruntime:cpu --data {new} --samples 7 --reference model.onnx --json")
+        said(f"eval engine.onnx -t onnxruntime:cpu --data {mirrored_folder} --samples 7 --reference model.onnx --json")
     )
     assert found["images"] == 7
     assert found["drop"] == pytest.approx((found["mcnemar"]["lost"] - found["mcnemar"]["gained"]) / 7)
