@@ -561,6 +561,6 @@ def test_only_a_few_images_are_decoded_ahead(monkeypatch: pytest.MonkeyPatch) ->
     stream = batches(arrays(250), PLAIN, 2)
     for step in range(1, 20):
         next(stream)
-        assert len(decoded) <= 2 * step + 2 * 2 + 8
+        assert len(decoded) <= 2 * step + 2 * 2 + 2 * 8
     stream.close()
     assert len(decoded) < 60

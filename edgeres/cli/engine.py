@@ -103,13 +103,13 @@ def evaluate(
         raise UsageError(
             f"{reference} has other classes or preprocessing than {engine}; give the FP32 file of the same."
         )
-    against = predict(reference) if reference else None
     predicted = predict(engine)
-    exact, found = step.accuracy(against) if against else None, step.accuracy(predicted, against)
+    against = predict(reference) if reference else None
+    found, exact = step.accuracy(predicted, against), step.accuracy(against) if against else None
     notes = [step.GUESSES] if step.guesses(against or predicted) else []
-    text = [f"{engine} on {target}, {accuracy.lines(found, exact)[0]}", *accuracy.lines(found, exact)[1:], *notes]
+    first, *others = accuracy.lines(found, exact)
     values = {**found.model_dump(), "drop": exact.top1 - found.top1 if exact else None, "notes": notes}
-    show("\n".join(text), values, as_json)
+    show("\n".join([f"{engine} on {target}, {first}", *others, *notes]), values, as_json)
 
 
 @app.command()
