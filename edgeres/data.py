@@ -27,6 +27,8 @@ from edgeres.errors import InputError, MissingRuntime, UsageError
 from edgeres.types import Batch, Preprocess
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif"}
+CHUNK = 8
+"""At most so many images are decoded as one piece of work: small ones take less time than handing them over."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,31 @@ class ImageSet:
     def digest(self) -> str:
         """SHA-256 over the names, labels and contents of all images, in order."""
         made = hashlib.sha256()
-        for index, (name, label) in enumerate(zip(self.names, self.labels, strict=True)):
-            content = self.read(index) if self.pixels is None else self.pixels[index].tobytes()
-            made.update(f"{name}\0{label}\0{hashlib.sha256(content).hexdigest()}\n".encode())
+        for name, label, content in zip(self.names, self.labels, self.contents, strict=True):
+            made.update(f"{name}\0{label}\0{content}\n".encode())
         return made.hexdigest()
+
+    @cached_property
+    def contents(self) -> tuple[str, ...]:
+        """SHA-256 of each image, in order: of the bytes of its file, of its pixels where they are an array's."""
+        every = range(len(self))
+        read = (self.read(index) if self.pixels is None else self.pixels[index].tobytes() for index in every)
+        return tuple(hashlib.sha256(content).hexdigest() for content in read)
+
+    def refuse(self, calibration: Iterable[str], where: str) -> None:
+        """UsageError where this set, which is to evaluate, shares images with a calibration: INT8 may be better on
+        those than on new ones.
+
+        `calibration` holds the `contents` of its images, `where` names it. The same file is found under any name; a
+        picture that was encoded anew is not.
+        """
+        known = set(calibration)
+        shared = [name for name, content in zip(self.names, self.contents, strict=True) if content in known]
+        if shared:
+            raise UsageError(
+                f"{self.source} shares {len(shared)} of its {len(self)} images with the calibration ({where}), "
+                f"the first is {shared[0]}; evaluate on images that did not calibrate."
+            )
 
     def take(self, indices: Iterable[int]) -> "ImageSet":
         """The images at the given positions."""
@@ -211,17 +234,27 @@ def _rgb(image: PIL.Image.Image) -> PIL.Image.Image:
 
 def prepare(image: PIL.Image.Image, preprocess: Preprocess) -> NDArray[np.float32]:
     """One RGB image -> float32 (3, crop, crop), with the arithmetic of torchvision's Resize, CenterCrop, Normalize."""
+    made: NDArray[np.float32] = _normalised([_cropped(image, preprocess)], preprocess)[0]
+    return made
+
+
+def _cropped(image: PIL.Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
     width, height = image.size
     short = min(width, height)
     if short != preprocess.resize:
         size = (preprocess.resize * width // short, preprocess.resize * height // short)
         image = image.resize(size, PIL.Image.Resampling[preprocess.interpolation.upper()])
     left, top = (round((side - preprocess.crop) / 2) for side in image.size)
-    image = image.crop((left, top, left + preprocess.crop, top + preprocess.crop))
-    pixels = np.asarray(image, np.float32) / np.float32(255)
-    pixels -= np.array(preprocess.mean, np.float32)
-    pixels /= np.array(preprocess.std, np.float32)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return np.asarray(image.crop((left, top, left + preprocess.crop, top + preprocess.crop)))
+
+
+def _normalised(images: list[NDArray[np.uint8]], preprocess: Preprocess) -> NDArray[np.float32]:
+    """Images uint8 (crop, crop, 3) -> float32 (N, 3, crop, crop)."""
+    pixels = np.stack(images).transpose(0, 3, 1, 2).astype(np.float32, order="C")
+    pixels /= np.float32(255)
+    pixels -= np.array(preprocess.mean, np.float32)[:, None, None]
+    pixels /= np.array(preprocess.std, np.float32)[:, None, None]
+    return pixels
 
 
 def batches(
@@ -232,20 +265,25 @@ def batches(
     The last batch may be smaller than `size`. `labels` int64 (N,) from `ImageSet.indices`, -1 where not given.
     """
     known = np.full(len(images), -1, np.int64) if labels is None else labels
-    workers = min(8, os.cpu_count() or 1)
+    workers, chunk = min(8, os.cpu_count() or 1), min(size, CHUNK)
 
-    def one(index: int) -> NDArray[np.float32]:
-        return prepare(images.image(index), preprocess)
+    def decode(indices: range) -> NDArray[np.float32]:
+        return _normalised([_cropped(images.image(index), preprocess) for index in indices], preprocess)
 
     pool = ThreadPoolExecutor(workers, "decode")
     try:
-        pending: deque[Future[NDArray[np.float32]]] = deque()
-        ahead = iter(range(len(images)))
-        for start in range(0, len(images), size):
-            stop = min(start + size, len(images))
-            while len(pending) < 2 * size + workers and (index := next(ahead, None)) is not None:
-                pending.append(pool.submit(one, index))
-            decoded = np.stack([pending.popleft().result() for _ in range(start, stop)])
-            yield Batch(decoded, known[start:stop], images.names[start:stop])
+        every = range(len(images))
+        waiting = iter([every[start : start + size] for start in every[::size]])
+        pending: deque[tuple[range, list[Future[NDArray[np.float32]]]]] = deque()
+        while True:
+            while len(pending) < 2 + workers * chunk // size and (batch := next(waiting, None)):
+                parts = [pool.submit(decode, batch[start : start + chunk]) for start in range(0, len(batch), chunk)]
+                pending.append((batch, parts))
+            if not pending:
+                break
+            batch, parts = pending.popleft()
+            decoded = [part.result() for part in parts]
+            whole = np.concatenate(decoded) if len(decoded) > 1 else decoded[0]
+            yield Batch(whole, known[batch.start : batch.stop], images.names[batch.start : batch.stop])
     finally:
         pool.shutdown(cancel_futures=True)

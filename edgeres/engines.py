@@ -19,7 +19,8 @@ def build(model: Path, target: Target, out: Path) -> Artifact:
         )
     parameters = {"target": str(target), "model": onnx_io.info(model).to_json()}
     made_from = {"model": store.digest(model)}
-    sidecar = Sidecar("engine", made_from, parameters, store.versions("edgeres", *backend.packages))
+    versions = store.versions("edgeres", *backend.packages)
+    sidecar = Sidecar("engine", made_from, parameters, versions, calibration=store.calibration(model))
     return store.make(out, sidecar, lambda path: backend.build(model, target, path))
 
 

@@ -7,7 +7,7 @@ or run does not stop the others: its cell says why.
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,9 @@ class _Run:
     def report(self) -> Report:
         find_options(self.recipe.quantization.method, self.recipe.quantization.level)
         cells = [cell for part in self.recipe.targets for cell in self._cells(part)]
-        calibration, evaluation = self._images()
-        exported = self._export()
         calibrated = any(cell.precision is Precision.INT8 for cell in cells)
+        calibration, evaluation = self._images(calibrated)
+        exported = self._export()
         if calibrated:
             self._calibrate(calibration)
         for cell in cells:
@@ -72,23 +72,25 @@ class _Run:
                 self._explain(cell, calibration)
         for target in dict.fromkeys(cell.target for cell in cells):
             self._latencies([cell for cell in cells if cell.target == target and cell.predictions])
-        reference = next((c.predictions for c in cells if c.precision is Precision.FP32 and c.predictions), None)
         report = Report(
             name=self.recipe.name,
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             machine=machine.describe(),
             model=_model(exported),
             calibration=self._calibration(calibration) if calibrated else {},
-            cells=[self._cell(cell, reference) for cell in cells],
+            cells=[self._cell(cell, cells, evaluation) for cell in cells],
             rules=self.recipe.check,
         )
         store.write_json(self.folder / REPORT, report.model_dump(mode="json"))
         return report
 
-    def _images(self) -> tuple[ImageSet, ImageSet]:
+    def _images(self, calibrated: bool) -> tuple[ImageSet, ImageSet]:
         data = self.recipe.data
         calibration, evaluation = open_images(data.calibration), open_images(data.evaluation)
-        return calibration.draw(data.samples) if data.samples else calibration, evaluation
+        calibration = calibration.draw(data.samples) if data.samples else calibration
+        if calibrated:
+            evaluation.refuse(calibration.contents, str(data.calibration))
+        return calibration, evaluation
 
     def _export(self) -> Artifact:
         model = self.recipe.model
@@ -228,20 +230,28 @@ class _Run:
                 "properties": mine["properties"],
             }
 
-    def _cell(self, cell: _Cell, reference: Path | None) -> Cell:
+    def _cell(self, cell: _Cell, cells: Sequence[_Cell], evaluation: ImageSet) -> Cell:
         return Cell(
             target=str(cell.target),
             precision=cell.precision,
             scheme=cell.scheme,
-            accuracy=self._accuracy(cell, reference),
+            accuracy=self._accuracy(cell, cells, evaluation),
             **cell.known,
         )
 
-    def _accuracy(self, cell: _Cell, reference: Path | None) -> Accuracy | None:
+    def _accuracy(self, cell: _Cell, cells: Sequence[_Cell], evaluation: ImageSet) -> Accuracy | None:
+        """Against FP32 on the same target, or else on the first that ran."""
         if cell.predictions is None:
             return None
-        against = None if cell.precision is Precision.FP32 or reference is None else evaluate.predictions(reference)
-        return evaluate.accuracy(evaluate.predictions(cell.predictions), against)
+        found = evaluate.predictions(cell.predictions)
+        if cell.precision is Precision.FP32:
+            if evaluate.guesses(found):
+                self.progress.say(f"{cell.target} {cell.precision}: {evaluate.GUESSES}")
+            return evaluate.accuracy(found)
+        exact = {c.target: c.predictions for c in cells if c.precision is Precision.FP32 and c.predictions}
+        path = exact.get(cell.target, next(iter(exact.values()), None))
+        compared = evaluate.accuracy(found, None if path is None else evaluate.predictions(path))
+        return evaluate.illustrated(compared, evaluation)
 
     def _told(self, made: Artifact, more: str) -> None:
         name = made.path.relative_to(self.folder).as_posix()

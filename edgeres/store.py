@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -100,6 +100,7 @@ class Sidecar:
     """What an artifact was made from. `inputs` maps a role to a SHA-256; `parameters` and `results` are plain JSON.
 
     `results` is what the step found while making it, such as the parity of an export: not part of the key.
+    `calibration` holds the SHA-256 of each image that the artifact was calibrated on, here or by what it was made from.
     """
 
     kind: str
@@ -107,6 +108,7 @@ class Sidecar:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     results: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Sequence[str] = ()
     digest: str = ""
 
     @property
@@ -139,9 +141,16 @@ def read_sidecar(artifact: Path) -> Sidecar | None:
         found = Sidecar(**read_json(path))
     except TypeError:
         found = None
-    if found is None or not all(isinstance(part, dict) for part in (found.inputs, found.parameters, found.results)):
+    dictionaries = (found.inputs, found.parameters, found.results) if found else ()
+    if found is None or not all(isinstance(part, dict) for part in dictionaries):
         raise InputError(f"{path} is not a sidecar of edgeres; make {artifact.name} again.")
     return found
+
+
+def calibration(artifact: Path) -> Sequence[str]:
+    """The SHA-256 of each image that an artifact was calibrated on; none where no sidecar of these very bytes tells."""
+    found = read_sidecar(artifact)
+    return found.calibration if found and found.digest == digest(artifact) else ()
 
 
 def verify(artifact: Path) -> Sidecar:

@@ -88,6 +88,18 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def mirrored_folder(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The images of `image_folder` turned round: of the same classes, and other ones."""
+    root = tmp_path_factory.mktemp("mirrored")
+    for path in image_folder.rglob("*.*"):
+        new = root / path.relative_to(image_folder).with_suffix(".png")
+        new.parent.mkdir(exist_ok=True)
+        with Image.open(path) as image:
+            image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(new)
+    return root
+
+
 def _picture(random: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Smooth patches of colour with a little noise: more like a photograph than noise alone."""
     coarse = random.integers(0, 256, (4, 4, 3), np.uint8)

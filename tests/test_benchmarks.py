@@ -1,6 +1,7 @@
 """The benchmark scripts: what their figures mean, on a small network; their peers are not installed here."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -108,3 +109,14 @@ def test_a_vendors_ratio_is_the_median_of_the_rounds(factor: float, verdict: str
     cells = [cell.strip() for cell in row("file", rounds).split("|")[1:-1]]
     assert cells[3] == f"**{sorted([factor, factor, 5.0])[1]:.3f}**"
     assert cells[5:] == ["22.500", "0.900", verdict]
+
+
+def test_evaluation_is_held_against_the_bound_of_its_own_figures(exported: Path, image_folder: Path) -> None:
+    command = [sys.executable, SCRIPTS / "evaluation.py", exported, "onnxruntime:cpu", image_folder, "--rounds", "1"]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("|")[1:3] for line in done.stdout.splitlines() if line.startswith("| ")]
+    alone, decode, bound, whole = (float(figure) for _, figure in rows[1:])
+    assert bound == pytest.approx(alone * decode / (alone + decode), rel=1e-2)
+    told = [float(share) for share in re.findall(r"([\d.]+)%", done.stdout.splitlines()[-1])]
+    assert told == pytest.approx([100 * whole / alone, 100 * whole / bound], rel=2e-2)

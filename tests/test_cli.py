@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -345,7 +346,7 @@ def test_an_export_that_is_there_is_unchanged(ending: str, capsys: pytest.Captur
 
 @pytest.mark.usefixtures("place")
 def test_calibrate_quantize_build_and_eval_work_on_each_others_files(
-    image_folder: Path, capsys: pytest.CaptureFixture[str]
+    image_folder: Path, mirrored_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def said(line: str) -> Any:
         assert main(line.split()) == 0
@@ -366,12 +367,31 @@ def test_calibrate_quantize_build_and_eval_work_on_each_others_files(
     assert json.loads(Path("fitted.onnx.json").read_text())["inputs"]["statistics"] == store.digest(Path("model.stats"))
     built = json.loads(said("build int8.onnx -t onnxruntime:cpu -o engine.onnx --json"))
     assert built["digest"] == store.digest(Path("engine.onnx"))
-    shown = said(f"eval engine.onnx -t onnxruntime:cpu {data} --reference model.onnx")
-    assert "20 images: top-1 " in shown
-    assert "agreement " in shown
-    found = json.loads(said(f"eval engine.onnx -t onnxruntime:cpu {data} --samples 7 --json"))
+    assert main(f"eval engine.onnx -t onnxruntime:cpu {data}".split()) == 2
+    assert "shares 20 of its 20 images with the calibration (of engine.onnx)" in capsys.readouterr().err
+    shown = said(f"eval engine.onnx -t onnxruntime:cpu --data {mirrored_folder} --reference model.onnx").splitlines()
+    assert re.match(r"engine\.onnx on onnxruntime:cpu, 20 images, [\d.]+ images/s: top-1 ", shown[0])
+    assert re.match(r"against FP32: drop .* lost and \d+ gained: (not )?significant, p = [\d.]+$", shown[1])
+    assert re.match(r"agreement [\d.]+ % \(95 % ", shown[2])
+    found = json.loads(
+        said(f"eval engine.onnx -t onnxruntime:cpu --data {mirrored_folder} --samples 7 --reference model.onnx --json")
+    )
     assert found["images"] == 7
-    assert 0 <= found["top1"] <= 1
+    assert found["drop"] == pytest.approx((found["mcnemar"]["lost"] - found["mcnemar"]["gained"]) / 7)
+    assert len(found["flipped"]) == round((1 - found["agreement"]) * 7)
+    assert sum(one["images"] for one in found["classes"]) == 7
+
+
+@pytest.mark.usefixtures("place")
+def test_an_accuracy_that_guessing_reaches_is_said(image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The labels are indices, and of another order than the model's classes."""
+    for name, index in {"airplane": 5, "automobile": 6, "bird": 7, "cat": 8, "deer": 9}.items():
+        shutil.copytree(image_folder / name, f"indexed/{index}")
+    wrong = {"eval": f"{EVAL} -d indexed", "json": f"{EVAL} -d indexed --json"}
+    assert main(wrong["eval"].split()) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("top-1 is no better than guessing: are the images")
+    assert main(wrong["json"].split()) == 0
+    assert len(json.loads(capsys.readouterr().out)["notes"]) == 1
 
 
 @pytest.mark.usefixtures("place")

@@ -495,6 +495,28 @@ def test_each_interpolation_is_another() -> None:
     assert len({one.tobytes() for one in made}) == 4
 
 
+# Contents
+
+
+def test_contents_are_the_digests_of_files_or_of_pixels_in_order(tmp_path: Path) -> None:
+    for name in ("b.png", "a.png"):
+        picture(8, 8, ord(name[0])).save(tmp_path / name)
+    digests = [hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("a.png", "b.png")]
+    assert open_images(tmp_path).contents == tuple(digests)
+    stacked = arrays(3)
+    assert stacked.pixels is not None
+    assert stacked.contents == tuple(hashlib.sha256(one.tobytes()).hexdigest() for one in stacked.pixels)
+
+
+def test_sets_that_share_no_image_are_not_refused(tmp_path: Path) -> None:
+    arrays(3).refuse((), "nothing")
+    arrays(3).refuse(arrays(5).take([3, 4]).contents, "others")
+    with pytest.raises(
+        UsageError, match=r"shares 2 of its 3 images with the calibration \(some\), the first is 000001"
+    ):
+        arrays(3).refuse(arrays(5).take([4, 2, 1]).contents, "some")
+
+
 # Batches
 
 
@@ -539,6 +561,6 @@ def test_only_a_few_images_are_decoded_ahead(monkeypatch: pytest.MonkeyPatch) ->
     stream = batches(arrays(250), PLAIN, 2)
     for step in range(1, 20):
         next(stream)
-        assert len(decoded) <= 2 * step + 2 * 2 + 8
+        assert len(decoded) <= 2 * step + 2 * 2 + 2 * 8
     stream.close()
     assert len(decoded) < 60

@@ -249,3 +249,17 @@ def test_verify_refuses_what_it_cannot_vouch_for(tmp_path: Path) -> None:
     artifact.write_bytes(b"Content")
     with pytest.raises(InputError, match="is not the file that its sidecar describes"):
         store.verify(artifact)
+
+
+def test_what_calibrated_is_told_of_the_very_file_alone(tmp_path: Path) -> None:
+    """Where the sidecar is absent, older or another file's, nothing is known."""
+    path = tmp_path / "thing"
+    assert list(store.calibration(path)) == []
+    store.make(path, replace(SIDECAR, calibration=("a", "b")), lambda temporary: temporary.write_bytes(b"x") and None)
+    assert list(store.calibration(path)) == ["a", "b"]
+    stored = store.read_json(store.sidecar_path(path))
+    store.write_json(store.sidecar_path(path), {key: stored[key] for key in stored if key != "calibration"})
+    assert list(store.calibration(path)) == []
+    store.write_json(store.sidecar_path(path), stored)
+    path.write_bytes(b"y")
+    assert list(store.calibration(path)) == []

@@ -119,9 +119,8 @@ class Backend(ABC):
         """Load an engine, or an ONNX file, which is then compiled in memory. Digests were verified by the caller.
 
         `threads` None leaves the runtime's own default. They are shared among `streams`, where the runtime can have
-        several calls under way: `Engine.streams` says. `calibrating` asks for images a second, not for figures: the
-        runtime may overlap the batches of `stream`, and compute in bfloat16 where the device has it. MissingRuntime,
-        BuildError, UsageError as in `build`.
+        several calls under way: `Engine.streams` says; 0 asks for as many as give the most images a second.
+        `calibrating` admits bfloat16 where the device has it. MissingRuntime, BuildError, UsageError as in `build`.
         """
 
     @abstractmethod

@@ -29,6 +29,8 @@ PROVIDERS = {
     "xnnpack": ("XnnpackExecutionProvider", "an ONNX Runtime built with XNNPACK"),
 }
 """Device -> execution provider and the package that brings it."""
+STREAMS = 8
+"""Batches under way at once on a CPU that streams: threads that share one batch wait for each other at every layer."""
 OPERATORS = {
     **dict.fromkeys(("QLinearConv", "ConvInteger", "FusedConv", "NhwcFusedConv", "NhwcConv"), "Conv"),
     **dict.fromkeys(("QGemm", "FusedGemm", "MatMul", "FusedMatMul", "MatMulInteger", "QLinearMatMul"), "Gemm"),
@@ -89,6 +91,8 @@ class OnnxRuntime(Backend):
     def load(
         self, path: Path, target: Target, threads: int | None = None, *, streams: int = 1, calibrating: bool = False
     ) -> Engine:
+        if not streams:
+            streams = min(threads or machine.cores(), STREAMS) if target.device == "cpu" else 1
         each = max(1, (threads or machine.cores()) // streams) if streams > 1 else threads
         return _Session(self._session(path, target, each), _runtime().__version__, each, streams)
 
@@ -154,14 +158,17 @@ class _Session(Engine):
         if self.streams == 1:
             yield from super().stream(batches)
             return
-        busy: deque[Future[NDArray[np.float32]]] = deque()
-        with ThreadPoolExecutor(self.streams) as pool:
+        pool = ThreadPoolExecutor(self.streams, "infer")
+        try:
+            busy: deque[Future[NDArray[np.float32]]] = deque()
             for images in batches:
-                if len(busy) == 2 * self.streams:  # none waits while an output is being read
-                    yield busy.popleft().result()
                 busy.append(pool.submit(self.run, images))
+                if len(busy) > 2 * self.streams:  # none waits while an output is being read
+                    yield busy.popleft().result()
             while busy:
                 yield busy.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = self.session.run([self.names[1]], {self.names[0]: images})[0]

@@ -101,10 +101,10 @@ class OpenVino(Backend):
             config["INFERENCE_NUM_THREADS"] = threads
         if streams > 1:
             config["NUM_STREAMS"] = streams
-        if calibrating:
+        if not streams:
             config["PERFORMANCE_HINT"] = "THROUGHPUT"
-            if "BF16" in core.get_property(device, "OPTIMIZATION_CAPABILITIES"):
-                config["INFERENCE_PRECISION_HINT"] = "bf16"
+        if calibrating and "BF16" in core.get_property(device, "OPTIMIZATION_CAPABILITIES"):
+            config["INFERENCE_PRECISION_HINT"] = "bf16"
         try:
             if path.suffix == ".onnx":
                 return core.compile_model(core.read_model(path), device, config)

@@ -112,6 +112,7 @@ def evaluate(
     """Measure the accuracy of an engine on labelled images."""
     from edgeres import evaluate as step
     from edgeres.data import open_images
+    from edgeres.report import accuracy
     from edgeres.types import Target
 
     images = open_images(data)
@@ -125,15 +126,13 @@ def evaluate(
         raise UsageError(
             f"{reference} has other classes or preprocessing than {engine}; give the FP32 file of the same."
         )
+    predicted = predict(engine)
     against = predict(reference) if reference else None
-    found = step.accuracy(predict(engine), against)
-    low, high = (100 * side for side in found.top1_interval)
-    text = f"{engine} on {target}, {found.images} images: top-1 {found.top1:.2%} (95 % {low:.1f} to {high:.1f})"
-    text += f", top-5 {found.top5:.2%}" if found.top5 is not None else ""
-    if against:
-        drop = 100 * (step.accuracy(against).top1 - found.top1)
-        text += f"\nagainst {reference}: drop {drop:+.2f} points, agreement {found.agreement:.2%}"
-    show(text, found.model_dump(), as_json)
+    found, exact = step.accuracy(predicted, against), step.accuracy(against) if against else None
+    notes = [step.GUESSES] if step.guesses(against or predicted) else []
+    first, *others = accuracy.lines(found, exact)
+    values = {**found.model_dump(), "drop": exact.top1 - found.top1 if exact else None, "notes": notes}
+    show("\n".join([f"{engine} on {target}, {first}", *others, *notes]), values, as_json)
 
 
 @app.command()

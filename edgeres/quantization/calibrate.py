@@ -56,7 +56,8 @@ def calibrate(
         return {"images": len(images), "runtime": str(target), "seconds": seconds}
 
     made_from = {"model": store.digest(model), "images": images.digest}
-    sidecar = Sidecar("statistics", made_from, {"bins": statistics.BINS}, store.versions("edgeres", target.backend))
+    parameters, versions = {"bins": statistics.BINS}, store.versions("edgeres", target.backend)
+    sidecar = Sidecar("statistics", made_from, parameters, versions, calibration=images.contents)
     return store.make(out, sidecar, write)
 
 
@@ -80,7 +81,7 @@ def collect(
         path = Path(folder) / "instrumented.onnx"
         where, rows, size = _write(graph(), depths, path)
         onnx_io.release()
-        engine = engines.load(path, target, calibrating=True)
+        engine = engines.load(path, target, streams=0, calibrating=True)
         given = (onnx_io.padded(batch.images, size) for batch in batches(images, preprocess, size))
         reports = islice((report for output in engine.stream(given) for report in output), len(images))
         for first in range(0, len(images), CHUNK):

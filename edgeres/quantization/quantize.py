@@ -71,7 +71,7 @@ def quantize(
     del loaded
     made_from = {"model": store.digest(model)}
     parameters: dict[str, Any] = {"scheme": scheme}
-    calibration = Calibration({}, {})
+    calibration, calibrated = Calibration({}, {}), set[str]()
     if chosen.roles:
         needed = EFFORT[level]
         if statistics_path is None:
@@ -85,11 +85,13 @@ def quantize(
             raise UsageError(f"{model} has no layer {unknown[0]}; `edgeres inspect` lists them.")
         calibration = statistics.load(statistics_path)
         made_from["statistics"] = store.digest(statistics_path)
+        calibrated.update(store.calibration(statistics_path))
         parameters |= {"method": method, "level": level}
         if keep:
             parameters["keep"] = sorted(keep)
         if images is not None and (needed or method == AUTO):
             made_from["images"] = images.digest
+            calibrated.update(images.contents)
 
     def write(path: Path) -> Mapping[str, Any]:
         graph = Graph.of(onnx_io.load(model), model)
@@ -108,7 +110,8 @@ def quantize(
         layers = sum(quantizer.int8(node, quantizers) for node in prepared.layers)
         return {"tensors": len(quantizers), "layers": layers, **results}
 
-    sidecar = Sidecar("quantized", made_from, parameters, store.versions("edgeres", "onnx"))
+    versions = store.versions("edgeres", "onnx")
+    sidecar = Sidecar("quantized", made_from, parameters, versions, calibration=sorted(calibrated))
     return store.make(out, sidecar, write)
 
 

@@ -52,13 +52,16 @@ def within(
     Layers are ranked by the error that each alone gives to the logits; the shortest part of the ranking that keeps
     the bound stays in float, and of it what is not needed goes back to INT8, the most expensive first. Everything is
     measured in exact arithmetic (`simulate`). `folder` gets the file with all layers in INT8, `int8.onnx`, and the
-    candidates. Raises what `quantize` raises, UsageError for a scheme without INT8, EdgeresError where the bound is
-    not held even with all layers in float: residual sums and their summands stay in INT8.
+    candidates. Raises what `quantize` raises, UsageError for a scheme without INT8 and where validation images were
+    calibrated on, EdgeresError where the bound is not held even with all layers in float: residual sums and their
+    summands stay in INT8.
     """
     store.distinct(out, model)
     find_options(method, level)
     if not schemes.find(scheme).roles:
         raise UsageError(f"scheme {scheme} has no INT8; give another with --max-drop.")
+    calibrated = {*store.calibration(statistics_path), *(images.contents if images else ())}
+    validation.refuse(calibrated, f"of {statistics_path}")
     loaded = onnx_io.load(model)
     info = onnx_io.description(loaded, model)
     labels = validation.indices(info.classes, info.outputs)

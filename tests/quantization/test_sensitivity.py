@@ -34,6 +34,8 @@ class Case(NamedTuple):
     model: Path
     stats: Path
     labelled: Path
+    mirrored: Path
+    """The same images turned round, which calibrated."""
 
     images: Array
     top1: NDArray[np.int64]
@@ -94,8 +96,10 @@ def cases(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
             assert len(set(labels.tolist())) > 2
             np.savez(here.with_suffix(".npz"), images=images[sure], labels=labels)
             labelled = here.with_suffix(".npz")
-            stats = calibrate(model, open_images(labelled), here.with_suffix(".stats")).path
-            made[broken] = Case(model, stats, labelled, given[sure], labels)
+            mirrored = here.with_suffix(".mirrored.npz")
+            np.savez(mirrored, images=images[sure][:, :, ::-1], labels=labels)
+            stats = calibrate(model, open_images(mirrored), here.with_suffix(".stats")).path
+            made[broken] = Case(model, stats, labelled, mirrored, given[sure], labels)
         return made[broken]
 
     return make
@@ -176,7 +180,7 @@ def test_a_bound_that_layers_in_float_cannot_hold_is_refused(
         values[f"{name}.weight"][:, 0] = 0
     onnx_io.save(changed(onnx_io.load(case.model), values), tmp_path / "x.onnx")
     monkeypatch.setattr(equalize, "scales", lambda graph, found: {})
-    calibrate(tmp_path / "x.onnx", case.validation, tmp_path / "x.stats")
+    calibrate(tmp_path / "x.onnx", open_images(case.mirrored), tmp_path / "x.stats")
     spoilt = case._replace(model=tmp_path / "x.onnx", stats=tmp_path / "x.stats")
     with pytest.raises(EdgeresError, match=r"x\.onnx loses \d+\.\d\d points in scheme portable even with all its"):
         spoilt.search(tmp_path / "out.onnx", method="minmax")
@@ -200,6 +204,16 @@ def test_what_cannot_work_is_said_before_anything_is_measured(
         cases().search(tmp_path / "out.onnx", **wrong)
     with pytest.raises(UsageError, match="give another name"):
         cases().search(cases().model)
+
+
+@pytest.mark.parametrize("part", ["statistics", "images"])
+def test_validation_images_that_calibrated_are_refused(part: str, cases: Callable[..., Case], tmp_path: Path) -> None:
+    case = cases()
+    seen = {"statistics": case.mirrored, "images": case.labelled}[part]
+    shared = r"npz shares 1 of its 1 images with the calibration \(of .*hard\.stats\), the first is 000003; evaluate on"
+    with pytest.raises(UsageError, match=shared):
+        case.search(tmp_path / "out.onnx", validation=open_images(seen).take([3]), images=case.validation)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_arithmetic_of_a_resnet20_is_40_million_multiplications(exported: Path) -> None:
