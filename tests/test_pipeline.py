@@ -182,7 +182,7 @@ def test_accuracies_are_those_of_the_stored_predictions(finished: tuple[Path, Re
         assert not reference or (cell.accuracy.agreement or 0) >= 0.8
 
 
-def test_int8_cells_tell_their_layers_and_errors(finished: tuple[Path, Report], image_folder: Path) -> None:
+def test_int8_cells_tell_their_layers_and_errors(finished: tuple[Path, Report], mirrored_folder: Path) -> None:
     folder, report = finished
     for cell in report.cells:
         assert cell.engine is not None
@@ -194,7 +194,7 @@ def test_int8_cells_tell_their_layers_and_errors(finished: tuple[Path, Report], 
         assert [(one.name, one.precision, one.macs) for one in cell.layers] == [
             (one.name, one.precision, one.macs) for one in inspected
         ]
-        images = open_images(image_folder).draw(12).draw(explain.IMAGES)
+        images = open_images(mirrored_folder).draw(12).draw(explain.IMAGES)
         diagnosed = {one.name: one for one in diagnose(folder / "model.onnx", model, images)}
         assert {one.name: one.sqnr_db for one in cell.errors} == {name: one.sqnr for name, one in diagnosed.items()}
         assert [diagnosed[one.name].position for one in cell.errors] == list(range(len(diagnosed)))

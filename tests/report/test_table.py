@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from edgeres import figures
 from edgeres.report import table
 from edgeres.types import Precision
 from report.example import accuracy, built, cell, latency, report, solar
@@ -65,11 +66,11 @@ def test_drop_falls_back_to_the_first_fp32_on_the_same_images():
 
 def test_values_are_written_to_three_digits():
     for value in np.geomspace(0.1, 900, 50):
-        assert float(table.number(value)) == pytest.approx(value, rel=0.0051)
-    assert [table.number(v) for v in (0.0456, 1.234, 12.34, 123.4)] == ["0.046", "1.23", "12.3", "123"]
-    assert table.points(-0.001) == "0.00"
-    assert table.points(-0.3) == "\N{MINUS SIGN}0.30"
-    assert table.megabytes(11_400_000) == "11.4"
+        assert float(figures.number(value)) == pytest.approx(value, rel=0.0051)
+    assert [figures.number(v) for v in (0.0456, 1.234, 12.34, 123.4)] == ["0.046", "1.23", "12.3", "123"]
+    assert figures.points(-0.001) == "0.00"
+    assert figures.points(-0.3) == "\N{MINUS SIGN}0.30"
+    assert figures.megabytes(11_400_000) == "11.4"
 
 
 @pytest.mark.parametrize(
