@@ -32,9 +32,17 @@ class Finding:
 
 def rules(network: Network, target: Target, best: str) -> Iterator[Finding]:
     """What is known before anything is built; `best` is the scheme for the target."""
+    advice = f"quantize with `--scheme {best}`"
+    if target.backend == "openvino":
+        # Measured on AVX2 without VNNI: a ResNet-20 with 91.7 % of top-1 falls to 39 %.
+        problem = "INT8 with a zero point other than 0, which OpenVINO computes wrongly on x86 CPUs without VNNI"
+        for node in network.graph.node:
+            point = network.constant(node.input[2]) if len(node.input) > 2 else None
+            signed = point is not None and point.data_type == TensorProto.INT8 and numpy_helper.to_array(point).any()
+            if node.op_type == "QuantizeLinear" and signed:
+                yield Finding(name(node), problem, advice, "rule")
     if not target.backend.startswith("tensorrt"):
         return
-    advice = f"quantize with `--scheme {best}`"
 
     def finding(node: NodeProto, problem: str, refused: bool = False) -> Finding:
         return Finding(name(node), problem, advice, "rule", refused)

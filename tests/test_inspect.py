@@ -412,6 +412,21 @@ def test_only_files_with_limited_pairs_are_free_of_it(files: dict[str, Path]) ->
     assert len(findings(inspected(files["tensorrt"], OPENVINO), "rule")) >= 19
 
 
+def test_signed_activations_with_a_zero_point_are_named_for_openvino_alone(
+    exported: Path, calibrated: Path, files: dict[str, Path], tmp_path: Path
+) -> None:
+    def named(path: Path, target: Target) -> list[str]:
+        found = inspected(path, target).findings or ()
+        return [one.node for one in found if "zero point other than 0" in one.problem]
+
+    arm = quantize(exported, calibrated, tmp_path / "arm.onnx", scheme="onnxruntime-arm").path
+    model = onnx.load(arm)
+    points = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    pairs = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    assert named(arm, OPENVINO) == [node.name for node in pairs if points[node.input[2]].any()] != []
+    assert named(arm, ORT) == named(files["portable"], OPENVINO) == named(files["openvino"], OPENVINO) == []
+
+
 # The command
 
 

@@ -115,7 +115,8 @@ def nncf_openvino(model: Path, images: ImageSet, out: Path) -> None:
     import openvino
 
     graph = openvino.Core().read_model(model)
-    openvino.save_model(nncf.quantize(graph, _dataset(model, images), subset_size=len(images)), out)
+    made = nncf.quantize(graph, _dataset(model, images), subset_size=len(images))
+    openvino.save_model(made, out.with_suffix(".xml"))
 
 
 def modelopt(model: Path, images: ImageSet, out: Path) -> None:
