@@ -156,7 +156,9 @@ def _engines(
         raise UsageError(f"{base} has no measured engine to compare with; run its recipe on this machine.")
     for cell in measured:
         device, batch = Target.parse(cell.target), cell.latency.batch if cell.latency else 1
+        told = cell.properties.get("threads", "")
+        used = threads or (int(told) if told.isdecimal() else None)
         other = there.get((cell.target, cell.precision))
         name = other.engine if other and other.status != "failed" else None
-        subject = Subject(head / name, device, batch, threads) if name else None
-        yield f"{cell.target} {cell.precision}", Subject(base / str(cell.engine), device, batch, threads), subject
+        subject = Subject(head / name, device, batch, used) if name else None
+        yield f"{cell.target} {cell.precision}", Subject(base / str(cell.engine), device, batch, used), subject

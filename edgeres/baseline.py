@@ -25,7 +25,7 @@ Change = tuple[str, str, str, str]
 """Cell, metric with its unit, old, new."""
 
 
-def accept(report: Report, out: Path) -> list[Change]:
+def changes(report: Report, out: Path) -> list[Change]:
     """What the baseline `out` changes with `report` in its place; EdgeresError where a report may not become one.
 
     That is: a cell failed, a latency rule would judge by an unsteady latency, or a rule finds no figure.

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres import engines, onnx_io, store
+from edgeres import engines, machine, onnx_io, store
 from edgeres.data import ImageSet, batches
-from edgeres.errors import InputError, UsageError
+from edgeres.errors import BuildError, InputError, UsageError
 from edgeres.schema import Accuracy, ClassAccuracy, Flip, McNemar
 from edgeres.store import Artifact, Sidecar
 from edgeres.types import Target
@@ -59,7 +59,7 @@ def predict(
     """Run labelled images through an engine; `progress` is told how many more are done.
 
     Raises what `engines.load` raises; UsageError where the engine was calibrated on some of the images; InputError
-    where a label fits no class, an image cannot be used, or the engine gives NaN.
+    where a label fits no class or an image cannot be used, BuildError where the engine gives NaN.
     """
     info = onnx_io.info(engine)
     labels = images.indices(info.classes, info.outputs)
@@ -75,7 +75,7 @@ def predict(
         names = images.names[first : first + size]
         logits = output[: len(names)]
         if not np.isfinite(logits).all():
-            raise InputError(f"{engine} gives NaN or infinite logits on {', '.join(names)}; build it again.")
+            raise BuildError(f"{engine} gives NaN or infinite logits on {', '.join(names)}; build it again.")
         tops.append(np.argsort(-logits, axis=1, kind="stable")[:, : TOP if logits.shape[1] > TOP else 1])
         progress(len(names))
     rate = len(images) / (time.perf_counter() - start)
@@ -103,7 +103,12 @@ def evaluate(
         return {"images_per_second": found.images_per_second}
 
     made_from = {"engine": store.digest(engine), "images": images.digest}
-    parameters = {"target": str(target), "threads": threads, "model": onnx_io.info(engine).to_json()}
+    parameters = {
+        "target": str(target),
+        "threads": threads,
+        "machine": machine.describe().identity,  # without VNNI the same engine can answer otherwise
+        "model": onnx_io.info(engine).to_json(),
+    }
     packages = store.versions("edgeres", *engines.packages(target))
     return store.make(out, Sidecar("predictions/2", made_from, parameters, packages), write)
 

@@ -158,6 +158,9 @@ def _cell(
         return _top1(new, old, limit, ours.accuracy, theirs.accuracy, same_network)
     if rule == "size":
         return _size(new, old, limit)
+    if (here := ours.properties.get("threads")) != (there := theirs.properties.get("threads")):
+        words = f"{rule} cannot be compared: {here} threads, the baseline {there}; measure both with as many."
+        return Outcome.INCONCLUSIVE, None, words
     return _latency(rule, new, old, limit, ours.latency, theirs.latency)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres import engines, machine, onnx_io
+from edgeres import engines, machine, onnx_io, store
 from edgeres.backends import Engine
 from edgeres.data import ImageSet, batches
 from edgeres.errors import EdgeresError, InputError, MissingRuntime, UsageError
@@ -160,9 +160,10 @@ def run(
 def quality(subject: Subject, reference: Path, scenario: str, images: ImageSet, out: Path) -> Quality:
     """MLPerf's accuracy mode: every image once through LoadGen, of an engine and of FP32; logs below `out`.
 
-    Raises as `run`, and InputError where a label fits no class.
+    Raises as `run`; InputError where a label fits no class, UsageError where the engine was calibrated on some image.
     """
     loadgen = _loadgen()
+    images.refuse(store.calibration(subject.path), f"of {subject.path}")
     shares = []
     for name, path in (("accuracy", subject.path), ("reference", reference)):
         sut = _System(loadgen, Subject(path, subject.target, subject.batch, subject.threads), scenario, images)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgeres import backends, engines, evaluate, explain, machine, onnx_io, recipe, store
+from edgeres import backends, engines, evaluate, explain, gate, machine, onnx_io, recipe, store
 from edgeres.data import ImageSet, open_images
 from edgeres.errors import EdgeresError, InputError, MissingRuntime
 from edgeres.export import export
@@ -22,11 +22,10 @@ from edgeres.quantization import schemes
 from edgeres.quantization.calibrate import calibrate
 from edgeres.quantization.quantize import find_options, quantize
 from edgeres.recipe import Recipe, TargetPart
+from edgeres.report import FILE
 from edgeres.schema import Accuracy, Cell, Latency, Model, Report
 from edgeres.store import Artifact, Sidecar
 from edgeres.types import Precision, Target
-
-REPORT = "report.json"
 
 
 def run(path: Path, out: Path | None = None, progress: Progress | None = None) -> Report:
@@ -59,6 +58,8 @@ class _Run:
 
     def report(self) -> Report:
         find_options(self.recipe.quantization.method, self.recipe.quantization.level)
+        for rule, limit in self.recipe.check.items():
+            gate.read(rule, limit)
         cells = [cell for part in self.recipe.targets for cell in self._cells(part)]
         calibrated = any(cell.precision is Precision.INT8 for cell in cells)
         calibration, evaluation = self._images(calibrated)
@@ -69,7 +70,7 @@ class _Run:
             self._make(cell, calibration, evaluation)
         for cell in cells:
             if cell.precision is Precision.INT8 and cell.known["status"] != "failed":
-                self._explain(cell, calibration)
+                self._explain(cell, evaluation)
         for target in dict.fromkeys(cell.target for cell in cells):
             self._latencies([cell for cell in cells if cell.target == target and cell.predictions])
         report = Report(
@@ -81,7 +82,7 @@ class _Run:
             cells=[self._cell(cell, cells, evaluation) for cell in cells],
             rules=self.recipe.check,
         )
-        store.write_json(self.folder / REPORT, report.model_dump(mode="json"))
+        store.write_json(self.folder / FILE, report.model_dump(mode="json"))
         return report
 
     def _images(self, calibrated: bool) -> tuple[ImageSet, ImageSet]:
@@ -179,12 +180,12 @@ class _Run:
         self._told(made, "")
         return quantized
 
-    def _explain(self, cell: _Cell, calibration: ImageSet) -> None:
+    def _explain(self, cell: _Cell, evaluation: ImageSet) -> None:
         """What INT8 does inside an engine; where that cannot be told, the cell goes without."""
         source, out = self.folder / f"model.{cell.scheme}.onnx", self.folder / "layers" / f"{cell.engine.name}.json"
         told = source.with_suffix(".errors.json")
         self._tell(cell, "layers", lambda: explain.layers(cell.engine, source, cell.target, out))
-        self._tell(cell, "errors", lambda: explain.errors(self.fp32, source, calibration, told))
+        self._tell(cell, "errors", lambda: explain.errors(self.fp32, source, evaluation, told))
 
     def _tell(self, cell: _Cell, what: str, step: Callable[[], Artifact]) -> None:
         try:

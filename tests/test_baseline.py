@@ -64,20 +64,20 @@ def test_flipped_images_take_a_line_each():
 
 def test_what_changes_is_told(tmp_path):
     out = tmp_path / "a.json"
-    assert [change[:3] for change in baseline.accept(one(), out)][:1] == [("a:b int8", "p50 ms", "—")]
+    assert [change[:3] for change in baseline.changes(one(), out)][:1] == [("a:b int8", "p50 ms", "—")]
     baseline.write(one(), out)
-    assert baseline.accept(one(), out) == []
+    assert baseline.changes(one(), out) == []
     changed = one(size=12_000_000, accuracy=accuracy(901, 1000, agreement=0.99))
-    assert baseline.accept(changed, out) == [
+    assert baseline.changes(changed, out) == [
         ("a:b int8", "top-1 %", "90.00", "90.10"),
         ("a:b int8", "size MB", "11.4", "12.0"),
     ]
-    assert ("a:b int8", "size MB", "11.4", "—") in baseline.accept(report([cell("n:w", "fp32")]), out)
+    assert ("a:b int8", "size MB", "11.4", "—") in baseline.changes(report([cell("n:w", "fp32")]), out)
 
 
 def test_a_baseline_of_another_version_is_replaced_whole(tmp_path):
     (tmp_path / "a.json").write_text('{"schema_version": "edgeres.report/1"}')
-    assert {change[2] for change in baseline.accept(one(), tmp_path / "a.json")} == {"—"}
+    assert {change[2] for change in baseline.changes(one(), tmp_path / "a.json")} == {"—"}
 
 
 @pytest.mark.parametrize(
@@ -91,9 +91,9 @@ def test_a_baseline_of_another_version_is_replaced_whole(tmp_path):
 )
 def test_what_judges_nothing_is_no_baseline(flaw, said, tmp_path):
     with pytest.raises(EdgeresError, match=said):
-        baseline.accept(one(**flaw), tmp_path / "a.json")
+        baseline.changes(one(**flaw), tmp_path / "a.json")
 
 
 def test_without_a_rule_nothing_need_be_there(tmp_path):
     unsteady = one(latency=latency(2.0, stable=False), accuracy=None).model_copy(update={"rules": {}})
-    assert baseline.accept(unsteady, tmp_path / "a.json")
+    assert baseline.changes(unsteady, tmp_path / "a.json")

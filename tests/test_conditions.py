@@ -99,7 +99,9 @@ def test_the_packages_of_a_processor_are_summed_and_their_counters_begin_again(t
     zones = tmp_path / "class" / "powercap"
     limits = {f"intel-rapl:{n}/max_energy_range_uj": 1_000_000 for n in (0, 1)}
     files(zones, {**limits, "intel-rapl:0/energy_uj": 1000, "intel-rapl:1/energy_uj": 999_000})
+    files(zones, {"intel-rapl:0/name": "package-0\n", "intel-rapl:1/name": "package-1\n"})
     files(zones, {"intel-rapl:0:0/energy_uj": 5})  # a part of package 0
+    files(zones, {"intel-rapl:2/name": "psys\n", "intel-rapl:2/energy_uj": 7})  # both, and all around them
     meter = energy.meter("cpu", tmp_path)
     assert meter is not None
     start = meter()
@@ -143,5 +145,7 @@ def test_without_a_meter_there_is_none(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(energy.ctypes, "CDLL", lambda name: (_ for _ in ()).throw(OSError(name)))
     assert energy.meter("cpu", tmp_path) is None
     assert energy.meter("sm86", tmp_path) is None
-    files(tmp_path / "class/powercap", {"intel-rapl:0/max_energy_range_uj": "nothing"})
+    files(
+        tmp_path / "class/powercap", {"intel-rapl:0/name": "package-0", "intel-rapl:0/max_energy_range_uj": "nothing"}
+    )
     assert energy.meter("cpu", tmp_path) is None

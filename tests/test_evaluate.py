@@ -22,7 +22,7 @@ from PIL import Image
 
 from edgeres import engines, onnx_io, store
 from edgeres.data import ImageSet, batches, open_images
-from edgeres.errors import InputError, UsageError
+from edgeres.errors import BuildError, InputError, UsageError
 from edgeres.evaluate import (
     Predictions,
     accuracy,
@@ -283,7 +283,7 @@ def test_logits_that_are_no_numbers_are_refused_with_the_images(
     (bias,) = (one for one in model.graph.initializer if one.name == "fc.bias")
     bias.CopyFrom(numpy_helper.from_array(np.full(10, np.nan, np.float32), bias.name))
     onnx.save(model, tmp_path / "x.onnx")
-    with pytest.raises(InputError, match=r"x\.onnx gives NaN or infinite logits on airplane/0\.png, .*build it again"):
+    with pytest.raises(BuildError, match=r"x\.onnx gives NaN or infinite logits on airplane/0\.png, .*build it again"):
         predict(tmp_path / "x.onnx", CPU, images)
 
 

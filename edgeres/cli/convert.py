@@ -95,18 +95,25 @@ def quantize(
     as_json: AsJson = False,
 ) -> None:
     """Write the INT8 Q/DQ file of a model for one runtime."""
+    from edgeres import store
     from edgeres.data import open_images
+    from edgeres.quantization import schemes
+    from edgeres.quantization.quantize import find_options
     from edgeres.quantization.quantize import quantize as step
 
     if (max_drop is None) != (validation is None):
         raise UsageError("--max-drop and --validation, the labelled images to hold it on, go together; give both.")
     level = level or ("balanced" if data else "fast")
+    find_options(method, level)
+    store.distinct(out, model)
+    int8 = bool(schemes.find(scheme).roles)
     images = open_images(data) if data else None
     if images is not None and samples:
         images = images.draw(samples)
-    if data is not None and stats is None:
+    if data is not None and stats is None and int8:
         stats = model.with_suffix(".stats")
-        _calibrate(model, data, samples, stats)
+        made = _calibrate(model, data, samples, stats)
+        progress().say(f"{stats}: statistics of {made.sidecar.results['images']} images{unchanged(made)}")
     if max_drop is not None and validation is not None:
         options = {"scheme": scheme, "method": method, "level": level, "images": images}
         _quantize_within(model, stats, out, max_drop, validation, options, as_json)
@@ -115,9 +122,9 @@ def quantize(
         made = step(model, stats, out, scheme=scheme, method=method, level=level, images=images, progress=advance)
     counts, size = made.sidecar.results, out.stat().st_size
     method = counts.get("method", method)
-    int8 = f", level {level}, method {method}, {counts['layers']} layers and {counts['tensors']} tensors in INT8"
+    how = f", level {level}, method {method}, {counts['layers']} layers and {counts['tensors']} tensors in INT8"
     text = (
-        f"{out}: scheme {scheme}{int8 if counts['layers'] else ''}, "
+        f"{out}: scheme {scheme}{how if counts['layers'] else ''}, "
         f"{size / 1e6:.1f} MB ({model.stat().st_size / size:.1f}x smaller){unchanged(made)}"
     )
     show(text, {"out": str(out), "scheme": scheme, "level": level, "method": method, "size": size, **counts}, as_json)

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from edgeres.cli.common import (
+    INCONCLUSIVE,
+    REGRESSED,
     AsJson,
     Engine,
     Images,
@@ -61,11 +63,15 @@ def bench(
         str | None,
         typer.Option(help="Let MLPerf's LoadGen measure: single-stream, multi-stream, server or offline."),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Shortest run of LoadGen; MLPerf's is 600.")] = 600.0,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.1, help="Shortest run of LoadGen. [default: MLPerf's, 600]")
+    ] = None,
     qps: Annotated[
         float | None, typer.Option(min=0.001, help="Queries a second of `server`. [default: half of what is possible]")
     ] = None,
-    bound: Annotated[float, typer.Option(min=0.001, help="Milliseconds that 99 % of `server` must keep.")] = 15.0,
+    bound: Annotated[
+        float | None, typer.Option(min=0.001, help="Milliseconds that 99 % of `server` must keep. [default: 15]")
+    ] = None,
     data: Annotated[Path | None, typer.Option("--data", "-d", help="Images for LoadGen. [default: noise]")] = None,
     reference: Annotated[
         Path | None, typer.Option(help="The FP32 file, of whose top-1 on --data 99 % must be kept.")
@@ -73,15 +79,15 @@ def bench(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for LoadGen's logs.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the latency and the throughput of an engine, or run one of MLPerf's scenarios."""
+    """Measure the latency and the throughput of an engine, or run a scenario of MLPerf: exit 4 where it is invalid."""
     from edgeres import measure
     from edgeres.measure.show import text
     from edgeres.types import Target
 
     subject = measure.Subject(engine, Target.parse(target), batch, threads)
     if scenario is None:
-        if data or reference or out:
-            raise UsageError("--data, --reference and --out are LoadGen's; name a --scenario.")
+        if data or reference or out or seconds or qps or bound:
+            raise UsageError("--data, --reference, --out, --seconds, --qps and --bound go with a --scenario; name one.")
         with progress().step(f"measure {target}", rounds + 1) as advance:
             (found,) = measure.measure([subject], rounds, advance, throughputs=True)
         values = {**found.latency.model_dump(), "properties": found.properties}
@@ -94,9 +100,17 @@ def bench(
     images = open_images(data) if data else None
     if reference and images is None:
         raise UsageError("--reference needs labelled images; give them as --data.")
-    result = loadgen.run(subject, scenario, logs, images, seconds=seconds, qps=qps, bound_ms=bound)
+    if reference:
+        _same_network(reference, engine)
+    least, most = seconds or loadgen.OFFICIAL_SECONDS, bound or loadgen.SERVER_MS
+    progress().say(f"{scenario}, {least:g} s at least")
+    result = loadgen.run(subject, scenario, logs, images, seconds=least, qps=qps, bound_ms=most)
     kept = loadgen.quality(subject, reference, scenario, images, logs) if reference and images else None
     show(f"{engine} on {target}\n{loadgen.text(result, kept)}\nlogs: {logs}", loadgen.to_json(result, kept), as_json)
+    if not result.valid:
+        raise typer.Exit(INCONCLUSIVE)
+    if kept and not kept.passed:
+        raise typer.Exit(REGRESSED)
 
 
 @app.command(name="eval")
@@ -122,10 +136,8 @@ def evaluate(
         with progress().step(f"evaluate {path.name}", len(chosen)) as advance:
             return step.predict(path, Target.parse(target), chosen, threads=threads, progress=advance)
 
-    if reference and _meaning(reference) != _meaning(engine):
-        raise UsageError(
-            f"{reference} has other classes or preprocessing than {engine}; give the FP32 file of the same."
-        )
+    if reference:
+        _same_network(reference, engine)
     predicted = predict(engine)
     against = predict(reference) if reference else None
     found, exact = step.accuracy(predicted, against), step.accuracy(against) if against else None
@@ -155,9 +167,15 @@ def targets(as_json: AsJson = False) -> None:
     Console(markup=False, highlight=False).print(table)
 
 
-def _meaning(path: Path) -> Any:
-    """What two files of one network share."""
-    from edgeres import onnx_io
+def _same_network(reference: Path, engine: Path) -> None:
+    """UsageError where two files do not share what files of one network share."""
+    from edgeres import onnx_io, store
 
-    info = onnx_io.info(path)
-    return info.outputs, info.classes, info.preprocess
+    sidecar = store.read_sidecar(reference)
+    if sidecar and sidecar.kind == "quantized":
+        raise UsageError(f"{reference} is quantized; give the FP32 file as --reference.")
+    one, other = onnx_io.info(reference), onnx_io.info(engine)
+    if (one.outputs, one.classes, one.preprocess) != (other.outputs, other.classes, other.preprocess):
+        raise UsageError(
+            f"{reference} has other classes or preprocessing than {engine}; give the FP32 file of the same."
+        )

@@ -71,7 +71,7 @@ def check(
         typer.Option(metavar="BASE HEAD", help="Two engines, or run folders, to measure here in turn, instead."),
     ] = None,
     target: Annotated[str | None, typer.Option("--target", "-t", help="With --ab: what the engines run on.")] = None,
-    threshold: Annotated[str, typer.Option(help="With --ab: how much p50 may grow.")] = "2.5%",
+    threshold: Annotated[str | None, typer.Option(help="With --ab: how much p50 may grow. [default: 2.5%]")] = None,
     threads: Threads = None,
     junit: Annotated[Path | None, typer.Option(help="Also write the verdicts as JUnit XML.")] = None,
     as_json: AsJson = False,
@@ -82,13 +82,15 @@ def check(
 
     if (folder is None) == (ab is None) or (baseline is None) != (folder is None):
         raise UsageError("give a run folder and its --baseline, or two engines or run folders after --ab.")
+    if folder and (target or threshold or threads):
+        raise UsageError("--target, --threshold and --threads go with --ab; a report is held to the rules in it.")
     if folder and baseline:
         found = reports.load(folder)
         verdicts = gate.compare(found, reports.load(baseline), found.rules)
     elif ab:
         from edgeres.ab import compare
 
-        verdicts = compare(*ab, gate.read("latency_p50", threshold), target, threads, progress())
+        verdicts = compare(*ab, gate.read("latency_p50", threshold or "2.5%"), target, threads, progress())
     outcome = gate.overall(verdicts)
     if junit:
         from edgeres import junit as xml
@@ -118,7 +120,7 @@ def accept(
     from edgeres import report as reports
 
     found = reports.load(folder)
-    changes = baseline.accept(found, out)
+    changes = baseline.changes(found, out)
     if not as_json:
         from rich.console import Console
         from rich.table import Table

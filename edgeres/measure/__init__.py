@@ -24,6 +24,8 @@ from edgeres.measure.summary import Measured, summary
 
 __all__ = ["Measured", "ROUNDS", "Subject", "measure"]
 
+CHILD = "import sys; sys.path[:] = filter(None, sys.path); from edgeres.measure.child import main; main(*sys.argv[1:])"
+"""Without the working folder, whose `queue.py` or `statistics.py` would be imported."""
 ROUNDS = 5
 """Processes of an engine: three leave the interval of the median too narrow, as they differ."""
 
@@ -57,7 +59,7 @@ def measure(
 
 def _in_a_process(task: str, subject: Subject) -> dict[str, Any]:
     request = {**asdict(subject), "path": str(subject.path), "target": str(subject.target)}
-    command = [sys.executable, "-m", "edgeres.measure", task, json.dumps(request)]
+    command = [sys.executable, "-c", CHILD, task, json.dumps(request)]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     try:
         answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -27,8 +27,10 @@ def meter(device: str, sysfs: Path = Path("/sys")) -> Meter | None:
 
 def _rapl(sysfs: Path) -> Meter | None:
     """Packages of the processor by the kernel's powercap interface, whose counters begin again at their range."""
-    packages = sorted((sysfs / "class" / "powercap").glob("intel-rapl:?"))
+    zones = sorted((sysfs / "class" / "powercap").glob("intel-rapl:?"))
     try:
+        # A zone `psys` is the whole platform, its packages included.
+        packages = [zone for zone in zones if (zone / "name").read_text().startswith("package")]
         ranges = [_number(package / "max_energy_range_uj") + 1 for package in packages]
         last = [_number(package / "energy_uj") for package in packages]
     except (OSError, ValueError):

@@ -35,8 +35,8 @@ AUTO_IMAGES = 16
 
 def find_options(method: str, level: str) -> None:
     """UsageError where there is no such range method or level."""
-    if method != AUTO:
-        ranges.find(method)
+    if method not in (*ranges.METHODS, AUTO):
+        raise UsageError(f"there is no range method {method!r}; there are {', '.join(ranges.METHODS)} and {AUTO}.")
     if level not in EFFORT:
         raise UsageError(f"there is no level {level!r}; there are {', '.join(EFFORT)}.")
 
@@ -70,14 +70,17 @@ def quantize(
     names = {layer.name for layer in Graph.of(loaded, model).layers}
     del loaded
     made_from = {"model": store.digest(model)}
-    parameters: dict[str, Any] = {"scheme": scheme}
+    parameters: dict[str, Any] = {"scheme": chosen.name}
     calibration, calibrated = Calibration({}, {}), set[str]()
     if chosen.roles:
         needed = EFFORT[level]
         if statistics_path is None:
             raise UsageError(f"scheme {scheme} needs statistics of real images; give --data.")
         if (needed or method == AUTO) and images is None:
-            raise UsageError(f"level {level} with method {method} needs images; give --data, or --level fast.")
+            raise UsageError(
+                f"level {level} with method {method} needs images; "
+                + ("give --data." if method == AUTO else "give --data, or --level fast.")
+            )
         sidecar = store.read_sidecar(statistics_path)
         if sidecar and sidecar.inputs.get("model") != made_from["model"]:
             raise InputError(f"{statistics_path} was calibrated on another file than {model}; calibrate again.")
@@ -110,7 +113,7 @@ def quantize(
         layers = sum(quantizer.int8(node, quantizers) for node in prepared.layers)
         return {"tensors": len(quantizers), "layers": layers, **results}
 
-    versions = store.versions("edgeres", "onnx")
+    versions = store.versions("edgeres", "numpy", "onnx", "onnxruntime")
     sidecar = Sidecar("quantized", made_from, parameters, versions, calibration=sorted(calibrated))
     return store.make(out, sidecar, write)
 

@@ -25,7 +25,8 @@ def load(path: Path) -> Report:
     content = store.read_json(file)
     if isinstance(content, dict) and content.get("schema_version", SCHEMA) != SCHEMA:
         raise InputError(
-            f"{file} is written in {content['schema_version']!r}, this edgeres reads {SCHEMA!r}; make the report again."
+            f"{file} is written in {content['schema_version']!r}, this edgeres reads {SCHEMA!r}; "
+            "make the report again, and a baseline with `edgeres baseline accept`."
         )
     try:
         return Report.model_validate_json(file.read_bytes())

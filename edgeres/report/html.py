@@ -87,7 +87,6 @@ def _figures(row: Row) -> list[tuple[str, str]]:
 
 def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
     listed = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in pairs)
-    listed = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in pairs)
     return f'<dl class="facts">{listed}</dl>'
 
 
