@@ -340,7 +340,7 @@ def test_rules_of_tensorrt_name_the_one_node_that_breaks_them(
     assert found.node == node
     assert problem in found.problem
     assert (found.advice, found.evidence, found.refused) == ("quantize with `--scheme tensorrt`", "rule", refused)
-    assert list(lint.rules(edited(files["tensorrt"], edit), OPENVINO, "openvino")) == []
+    assert list(lint.rules(edited(files["tensorrt"], edit), ORT, "onnxruntime")) == []
 
 
 def test_a_projection_may_be_quantized_before_the_sum_for_tensorrt(with_projections: dict[str, Path]) -> None:
