@@ -1,6 +1,8 @@
 """How figures are written, wherever they are shown."""
 
 MINUS = "\N{MINUS SIGN}"
+MISSING = "not available"
+"""Stands where there is no value: never a blank."""
 
 
 def number(value: float) -> str:

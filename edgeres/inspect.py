@@ -14,11 +14,10 @@ from rich.text import Text
 from edgeres import backends, engines, lint, machine, onnx_io, qdq, store
 from edgeres.backends import RuntimeLayer
 from edgeres.errors import BuildError
+from edgeres.figures import MISSING
 from edgeres.lint import Finding
 from edgeres.qdq import CONVERSIONS, Network
 from edgeres.types import Target
-
-MISSING = "not available"
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def rules(network: Network, target: Target, best: str) -> Iterator[Finding]:
         # Measured on AVX2 without VNNI: a ResNet-20 with 91.7 % of top-1 falls to 39 %.
         problem = "INT8 with a zero point other than 0, which OpenVINO computes wrongly on x86 CPUs without VNNI"
         for node in network.graph.node:
-            point = network.constant(node.input[2]) if len(node.input) > 2 else None
+            point = _zero_point(network, node)
             signed = point is not None and point.data_type == TensorProto.INT8 and numpy_helper.to_array(point).any()
             if node.op_type == "QuantizeLinear" and signed:
                 yield Finding(name(node), problem, advice, "rule")
@@ -55,7 +55,7 @@ def rules(network: Network, target: Target, best: str) -> Iterator[Finding]:
         again = f"export with `--opset {HALF_OPSET}` or later, then {advice}"
         yield Finding(f"opset {network.opset}", problem, again, "rule")
     for node in network.graph.node:
-        point = network.constant(node.input[2]) if len(node.input) > 2 else None
+        point = _zero_point(network, node)
         if node.op_type in ("QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger"):
             yield finding(node, "TensorRT reads Q/DQ, not ONNX's integer operators", refused=True)
         elif node.op_type == "DequantizeLinear" and _kind(network, node) == TensorProto.INT32:
@@ -74,6 +74,11 @@ def rules(network: Network, target: Target, best: str) -> Iterator[Finding]:
         elif any(_is_branch(network, reader, pair) for reader in readers):
             problem = "the pair stands between the last convolution of a block and its residual sum, which do not fuse"
             yield finding(pair.quantize, problem)
+
+
+def _zero_point(network: Network, node: NodeProto) -> TensorProto | None:
+    """The constant zero point of a Q/DQ node; None where it has none."""
+    return network.constant(node.input[2]) if len(node.input) > 2 else None
 
 
 def _kind(network: Network, node: NodeProto) -> int:
@@ -129,7 +134,7 @@ def _reason(network: Network, layer: NodeProto) -> str:
     quantizing = [one for one in readers if one.op_type == "QuantizeLinear"]
     if not quantizing or len(quantizing) < len(readers):
         return ": its output is not quantized, and only DequantizeLinear, layer, QuantizeLinear in a row fuse"
-    point = network.constant(quantizing[0].input[2]) if len(quantizing[0].input) > 2 else None
+    point = _zero_point(network, quantizing[0])
     if activated and point is not None and point.data_type == TensorProto.INT8:
         return ": a ReLU before a signed QuantizeLinear is not taken over by it"
     return ""

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from edgeres.report.table import MISSING, NOTHING, Column, Row
+from edgeres.figures import MISSING
+from edgeres.report.table import NOTHING, Column, Row
 
 STATES = (MISSING, NOTHING, "not run", "failed", "reference", "none")
 """What stands for a value that is not there."""

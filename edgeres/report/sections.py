@@ -4,10 +4,10 @@ import re
 from collections.abc import Callable, Sequence
 from html import escape
 
-from edgeres.figures import MINUS, number, points
+from edgeres.figures import MINUS, MISSING, number, points
 from edgeres.report import pareto, svg, table, words
 from edgeres.report.grid import Entry, entries, folded, grid, precision, ranked
-from edgeres.report.table import MISSING, Row, decibel
+from edgeres.report.table import Row, decibel
 from edgeres.schema import Flip, LayerError, LayerPrecision, Report
 
 CELL = ("target", "precision")

@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgeres.figures import MINUS, number, points
+from edgeres.figures import MINUS, MISSING, number, points
 from edgeres.schema import Accuracy, Cell, Latency, McNemar, Report
 from edgeres.types import Precision
 
 NOTHING = "—"
 """Stands where there is no value and no room to say so."""
-MISSING = "not available"
 TIMES, TO = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
 _STATES = {"measured": MISSING, "built": "not run", "failed": "failed"}
 Interval = tuple[float, float]
