@@ -106,3 +106,13 @@ def spoilt(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
             first = row // size * weight.shape[1]
             weight[row] /= factors[first : first + weight.shape[1], None, None]
     return changed(model, made)
+
+
+def pair_sums(quantized: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """What weights (O, I, ...) of one sign sum to, two by two as a kernel adds them: along the input channels the first
+    and the second, the third and the fourth; any two neighbours where the channels are odd."""
+    flat = quantized.astype(np.int64).reshape(*quantized.shape[:2], -1)
+    rows = np.moveaxis(flat, 1, 2).reshape(len(flat), -1)
+    step = 2 if flat.shape[1] % 2 == 0 else 1
+    one, other = rows[:, :-1:step], rows[:, 1::step]
+    return np.where(one * other > 0, np.abs(one + other), 0)

@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeres.quantization.rounding import BLOCK, nearest, partners
-from edgeres.quantization.weights import LIMIT, PAIR_LIMIT, pair_step, scales
-from quantization.reference import Array
+from edgeres.quantization.weights import LIMIT, PAIR_LIMIT, scales
+from quantization.reference import Array, pair_sums
 
 
 def inputs(random: np.random.Generator, columns: int, correlated: float, count: int = 400) -> Array:
@@ -91,11 +91,7 @@ def test_no_two_neighbours_of_one_sign_exceed_the_limit(shape: tuple[int, ...], 
     flat = weight.reshape(len(weight), -1)
     scale = (scales(flat) * np.float32(0.6)).astype(np.float32)  # so that the limit is met everywhere
     made = nearest(flat, scale, given @ given.T, partners(shape)).reshape(shape).astype(int)
-    rows = np.moveaxis(made.reshape(*shape[:2], -1), 1, 2).reshape(len(made), -1)
-    step = pair_step(shape)
-    one, other = rows[:, :-1:step], rows[:, 1::step]
-    sums = np.where(one * other > 0, np.abs(one + other), 0)
-    assert sums.max() == PAIR_LIMIT
+    assert pair_sums(made).max() == PAIR_LIMIT
     free = nearest(flat, scale, given @ given.T, None)
     assert np.abs(free.astype(int)).max() == LIMIT
 
