@@ -1,12 +1,12 @@
-"""ONNX files as edgeres keeps them: one image input, one output of logits, and a description in the metadata."""
+"""ONNX files as edgeres keeps them: one image input, its outputs, and a description in the metadata."""
 
 import contextlib
 import ctypes
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgeres import store
 from edgeres.errors import InputError, UsageError
-from edgeres.types import Preprocess
+from edgeres.types import Preprocess, Task
 
 PREFIX = "edgeres."
 
@@ -24,24 +24,28 @@ PREFIX = "edgeres."
 class ModelInfo:
     """What every later step must know of a model: how images are prepared and what its outputs mean.
 
-    `classes` names the outputs, empty where the names are not known; `outputs` counts them.
+    `classes` names the outputs, empty where the names are not known; `outputs` counts them: classes, labels, values or
+    dimensions of a vector, maps of `features`.
     """
 
     arch: str
     preprocess: Preprocess
     outputs: int
     classes: tuple[str, ...] = ()
+    task: Task = "classification"
 
     def to_json(self) -> dict[str, Any]:
-        preprocess, classes = self.preprocess.to_json(), list(self.classes)
-        return {"arch": self.arch, "preprocess": preprocess, "outputs": self.outputs, "classes": classes}
+        return {**asdict(self), "preprocess": self.preprocess.to_json(), "classes": list(self.classes)}
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: Path) -> "ModelInfo":
         """InputError naming `where` if a key is missing or of another type."""
         try:
             preprocess = Preprocess.parse(values["preprocess"], str(where))
-            return cls(str(values["arch"]), preprocess, int(values["outputs"]), tuple(values["classes"]))
+            classes, task = tuple(values["classes"]), values.get("task", "classification")
+            if task not in get_args(Task):
+                raise ValueError(f"there is no task {task!r}")
+            return cls(str(values["arch"]), preprocess, int(values["outputs"]), classes, task)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{where}: the description of the model is damaged ({error}); export again.") from None
 
@@ -54,9 +58,9 @@ def load(path: Path) -> onnx.ModelProto:
         raise UsageError(f"{path} cannot be read ({error.strerror}); check the path.") from None
     except DecodeError:
         raise InputError(f"{path} is not an ONNX model; export it again.") from None
-    if len(model.graph.input) != 1 or len(model.graph.output) != 1:
+    if len(model.graph.input) != 1 or not model.graph.output:
         counts = f"{len(model.graph.input)} inputs and {len(model.graph.output)} outputs"
-        raise InputError(f"{path} has {counts}; edgeres takes classifiers with one image input and one output.")
+        raise InputError(f"{path} has {counts}; edgeres takes networks with one image input.")
     return model
 
 

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from edgeres.errors import InputError, UsageError
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Task = Literal["classification", "multi-label", "regression", "embedding", "features", "detection"]
+"""What the outputs of a model are for, which decides how its accuracy is told."""
 
 
 @dataclass(frozen=True)

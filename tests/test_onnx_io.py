@@ -1,6 +1,7 @@
 """ONNX files with a description: what is read back, and what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +102,20 @@ def test_what_is_no_onnx_file_is_refused(tmp_path: Path) -> None:
             onnx_io.load(path)
 
 
-@pytest.mark.parametrize(("inputs", "outputs"), [(2, 1), (1, 2)])
-def test_a_model_of_several_inputs_or_outputs_is_refused(tmp_path: Path, inputs: int, outputs: int) -> None:
-    onnx_io.save(model(inputs, outputs), tmp_path / "model.onnx")
-    with pytest.raises(InputError, match=f"has {inputs} inputs and {outputs} outputs; edgeres takes classifiers"):
+def test_a_model_of_several_inputs_is_refused(tmp_path: Path) -> None:
+    onnx_io.save(model(2, 1), tmp_path / "model.onnx")
+    with pytest.raises(InputError, match="has 2 inputs and 1 outputs; edgeres takes networks with one image input"):
         onnx_io.load(tmp_path / "model.onnx")
+
+
+def test_the_task_is_kept_and_a_model_without_one_classifies(tmp_path: Path) -> None:
+    made = model()
+    onnx_io.describe(made, replace(INFO, task="multi-label"))
+    assert onnx_io.description(made, tmp_path).task == "multi-label"
+    stored = {key: value for key, value in INFO.to_json().items() if key != "task"}
+    assert ModelInfo.parse(stored, tmp_path) == INFO
+    with pytest.raises(InputError, match="no task 'guessing'"):
+        ModelInfo.parse({**stored, "task": "guessing"}, tmp_path)
 
 
 def test_a_graph_that_the_checker_refuses_is_not_written(tmp_path: Path) -> None:
