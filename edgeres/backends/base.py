@@ -54,10 +54,13 @@ class RuntimeLayer:
 
 
 class Engine(ABC):
-    """A loaded model on its device, for one input (N, 3, H, W) float32 and one output (N, classes) float32."""
+    """A loaded model on its device, for one input (N, 3, H, W) float32 and float32 outputs."""
 
     input_shape: tuple[int | None, int, int, int]
     """(N, 3, H, W); None where the batch is free."""
+
+    outputs: tuple[str, ...]
+    """The names of what `maps` gives, in order."""
 
     properties: Mapping[str, str]
     """What really runs, read back from the runtime: `version`, `device`, `threads`, `precision`, ..."""
@@ -66,7 +69,11 @@ class Engine(ABC):
     """Calls that `stream` has under way at once."""
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits (N, classes) float32, host to host; InputError where the images do not fit the engine."""
+        """The first output, logits (N, classes) of a classifier; as `maps`, all of which are brought to the host."""
+        return self.maps(images)[0]
+
+    def maps(self, images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """All outputs, host to host; InputError where the images do not fit the engine."""
         wanted = self.input_shape
         fits = images.ndim == 4 and all(w is None or w == got for w, got in zip(wanted, images.shape, strict=True))
         if not fits or images.dtype != np.float32:
@@ -78,7 +85,7 @@ class Engine(ABC):
         return self._run(images)
 
     def stream(self, batches: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-        """The outputs of many batches, in their order; runtimes that can have several under way at once."""
+        """The first output of many batches, in their order; some runtimes have several under way at once."""
         return map(self.run, batches)
 
     def device_ms(self) -> float | None:
@@ -86,7 +93,7 @@ class Engine(ABC):
         return None
 
     @abstractmethod
-    def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]: ...
+    def _run(self, images: NDArray[np.float32]) -> list[NDArray[np.float32]]: ...
 
 
 class Backend(ABC):

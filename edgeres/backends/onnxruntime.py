@@ -143,8 +143,8 @@ class OnnxRuntime(Backend):
 class _Session(Engine):
     def __init__(self, session: Any, version: str, threads: int | None, streams: int) -> None:
         self.session, self.streams = session, streams
-        (given,), (taken,) = session.get_inputs(), session.get_outputs()
-        self.names = given.name, taken.name
+        (given,) = session.get_inputs()
+        self.given, self.outputs = given.name, tuple(taken.name for taken in session.get_outputs())
         n, *rest = given.shape
         self.input_shape = (n if isinstance(n, int) else None, *rest)
         self.properties = {
@@ -170,9 +170,9 @@ class _Session(Engine):
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = self.session.run([self.names[1]], {self.names[0]: images})[0]
-        return logits
+    def _run(self, images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        found: list[NDArray[np.float32]] = self.session.run(None, {self.given: images})
+        return found
 
 
 def _layers(graph: onnx.GraphProto) -> list[RuntimeLayer]:

@@ -122,6 +122,7 @@ class _Compiled(Engine):
         self.compiled = compiled
         self.request = compiled.create_infer_request()
         self.bound: NDArray[np.float32] | None = None
+        self.outputs = tuple(output.any_name for output in compiled.outputs)
         self.streams = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         n, *rest = compiled.input(0).partial_shape
         self.input_shape = (None if n.is_dynamic else n.get_length(), *(side.get_length() for side in rest))
@@ -158,13 +159,15 @@ class _Compiled(Engine):
         idle.append(request)
         return output
 
-    def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _run(self, images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         images = np.ascontiguousarray(images)
         if images is not self.bound:  # binding costs a network of half a millisecond two per cent
             self.request.set_input_tensor(self.tensor(images, shared_memory=images.flags.writeable))
             self.bound = images if images.flags.writeable else None
         self.request.infer()
-        return np.array(self.request.get_output_tensor(0).data, np.float32)
+        return [
+            np.array(self.request.get_output_tensor(index).data, np.float32) for index in range(len(self.outputs))
+        ]
 
 
 def _told(operation: Any, key: str) -> str:

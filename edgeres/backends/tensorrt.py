@@ -181,6 +181,7 @@ class _Loaded(Engine):
             raise BuildError(f"target {target}: {trt.__version__} does not load the engine ({reason}); build it again.")
         names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
         self.names = sorted(names, key=lambda name: self.engine.get_tensor_mode(name) != trt.TensorIOMode.INPUT)
+        self.outputs = tuple(self.names[1:])
         if any(self.engine.get_tensor_dtype(name) != trt.float32 for name in names):
             raise InputError(f"target {target}: the engine does not take and give float32; export the model again.")
         batch, *image = self.engine.get_tensor_shape(self.names[0])
@@ -205,19 +206,20 @@ class _Loaded(Engine):
             or "not told",
         }
 
-    def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _run(self, images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         if len(images) > self.largest:
             raise InputError(f"the engine takes batches up to {self.largest}, not {len(images)}; use a smaller one.")
         images = np.ascontiguousarray(images)
         self.context.set_input_shape(self.names[0], images.shape)
-        logits = np.empty(tuple(self.context.get_tensor_shape(self.names[1])), np.float32)
+        found = [np.empty(tuple(self.context.get_tensor_shape(name)), np.float32) for name in self.outputs]
         copy, kind = self.cuda.cudaMemcpyAsync, self.cuda.cudaMemcpyKind
         _checked(copy(self.memory[0], images.ctypes.data, images.nbytes, kind.cudaMemcpyHostToDevice, self.queue))
         if not self.context.execute_async_v3(int(self.queue)):
             raise BuildError("TensorRT does not execute the engine; build it again with this version and for this GPU.")
-        _checked(copy(logits.ctypes.data, self.memory[1], logits.nbytes, kind.cudaMemcpyDeviceToHost, self.queue))
+        for values, pointer in zip(found, self.memory[1:], strict=True):
+            _checked(copy(values.ctypes.data, pointer, values.nbytes, kind.cudaMemcpyDeviceToHost, self.queue))
         _checked(self.cuda.cudaStreamSynchronize(self.queue))
-        return logits
+        return found
 
 
 def _context(trt: Any, engine: Any) -> Any:

@@ -1,0 +1,253 @@
+"""What detectors are made of: the maps of a residual network, a feature pyramid on them, dense heads on that.
+
+Parameter names are torchvision's (`retinanet_resnet50_fpn`, `fasterrcnn_resnet50_fpn`). Sources: Lin et al., "Feature
+Pyramid Networks for Object Detection" (arXiv:1612.03144) and "Focal Loss for Dense Object Detection" (RetinaNet,
+arXiv:1708.02002); Ren et al., "Faster R-CNN" (arXiv:1506.01497).
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgeres.errors import InputError, UsageError
+from edgeres.models import checkpoint
+from edgeres.models.checkpoint import Checkpoint
+from edgeres.models.resnet import ResNet
+
+STRIDE = 32
+"""Of the coarsest map of the body: with sides that are multiples of it a pyramid doubles exactly."""
+_OLDER = (
+    (re.compile(r"(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$"), r"\1.0.\2"),
+    (re.compile(r"(rpn\.head\.conv)\.(weight|bias)$"), r"\1.0.0.\2"),
+    (
+        re.compile(r"(head\.(?:classification|regression)_head\.conv)\.(\d+)\.(weight|bias)$"),
+        lambda found: f"{found[1]}.{int(found[2]) // 2}.0.{found[3]}",
+    ),
+)
+"""How torchvision spelled parameters before 0.13, and how it does since."""
+
+
+class Maps(nn.Module):
+    """A network with several outputs, `names` in their order: (N, 3, H, W) float32 -> as many (N, C, H', W')."""
+
+    names: tuple[str, ...]
+
+
+class Backbone(Maps):
+    """The maps of a residual network: C2 is what `layer1` gives, C5 what `layer4` gives."""
+
+    def __init__(self, body: ResNet, names: Sequence[str]) -> None:
+        """UsageError where the body has no such map."""
+        super().__init__()
+        known = [f"C{stage + 2}" for stage in range(body.stages)]
+        if unknown := [name for name in names if name not in known]:
+            raise UsageError(f"there is no map {unknown[0]!r} of this network; there are {', '.join(known)}.")
+        self.body = body
+        self.names = tuple(name for name in known if name in names)
+        self.chosen = [known.index(name) for name in self.names]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        maps = stages(self.body, x)
+        return tuple(maps[index] for index in self.chosen)
+
+
+def stages(body: ResNet, x: Tensor) -> list[Tensor]:
+    """What each stage of a residual network gives, finest first."""
+    x = body.maxpool(body.relu(body.bn1(body.conv1(x))))
+    maps = []
+    for stage in range(1, body.stages + 1):
+        x = body.get_submodule(f"layer{stage}")(x)
+        maps.append(x)
+    return maps
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2)
+
+
+class P6P7(nn.Module):
+    """Two more levels: convolutions with stride 2 on C5, or on P5 where `inputs` is as wide as the pyramid."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.p6, self.p7 = _conv(inputs, outputs, 3, 2), _conv(outputs, outputs, 3, 2)
+        self.on_p5 = inputs == outputs
+
+    def forward(self, p5: Tensor, c5: Tensor) -> list[Tensor]:
+        p6 = self.p6(p5 if self.on_p5 else c5)
+        return [p6, self.p7(functional.relu(p6))]
+
+
+class Pooled(nn.Module):
+    """One more level: every second position of P5."""
+
+    def forward(self, p5: Tensor, c5: Tensor) -> list[Tensor]:
+        return [functional.max_pool2d(p5, 1, 2)]
+
+
+class Pyramid(nn.Module):
+    """A feature pyramid: 1x1 convolutions on the maps, each sum doubled and added to the next finer, then 3x3."""
+
+    def __init__(self, inputs: Sequence[int], outputs: int, extra: nn.Module) -> None:
+        super().__init__()
+        self.inner_blocks = nn.ModuleList(nn.Sequential(_conv(channels, outputs, 1)) for channels in inputs)
+        self.layer_blocks = nn.ModuleList(nn.Sequential(_conv(outputs, outputs, 3)) for _ in inputs)
+        self.extra_blocks = extra
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        sums = [block(one) for block, one in zip(self.inner_blocks, maps, strict=True)]
+        for finer in reversed(range(len(sums) - 1)):
+            sums[finer] = sums[finer] + functional.interpolate(sums[finer + 1], scale_factor=2, mode="nearest")
+        levels = [block(one) for block, one in zip(self.layer_blocks, sums, strict=True)]
+        return [*levels, *self.extra_blocks(levels[-1], maps[-1])]
+
+
+class _Body(nn.Module):
+    """`backbone` of torchvision's detectors: a residual network and a pyramid on its last `maps` stages."""
+
+    def __init__(self, body: ResNet, fpn: Pyramid) -> None:
+        super().__init__()
+        self.body, self.fpn = body, fpn
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return self.fpn(stages(self.body, x)[-len(self.fpn.inner_blocks) :])  # type: ignore[no-any-return]
+
+
+class _Head(nn.Module):
+    """Convolutions with ReLU, and one or two without on top of them; the same weights on every level."""
+
+    def __init__(self, channels: int, depth: int, tops: Mapping[str, nn.Conv2d]) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(*(nn.Sequential(_conv(channels, channels, 3), nn.ReLU()) for _ in range(depth)))
+        self.tops = tuple(tops)
+        for name, top in tops.items():
+            self.add_module(name, top)
+
+    def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """What the first top gives at each level, then the second."""
+        hidden = [self.conv(level) for level in levels]
+        return tuple(self.get_submodule(name)(one) for name in self.tops for one in hidden)
+
+
+class RetinaNet(Maps):
+    """Body, pyramid P3 ... P7 and two heads: `cls_logits.P3` (N, anchors * classes, H, W) ... and
+    `bbox_regression.P3` (N, anchors * 4, H, W) ...; boxes are made of them by `edgeres.boxes.retinanet`."""
+
+    LEVELS = ("P3", "P4", "P5", "P6", "P7")
+
+    def __init__(self, body: ResNet, state: Mapping[str, Tensor]) -> None:
+        """Sized by a state dict in torchvision's layout."""
+        super().__init__()
+        p6 = state["backbone.fpn.extra_blocks.p6.weight"]
+        self.backbone = _Body(body, _pyramid(state, P6P7(p6.shape[1], p6.shape[0])))
+        logits, boxes = (state[f"head.{name}.weight"] for name in ("classification_head.cls_logits", "regression_head.bbox_reg"))
+        channels = logits.shape[1]
+        self.head = nn.Module()
+        self.head.classification_head = _Head(
+            channels, _depth(state, "head.classification_head"), {"cls_logits": _conv(channels, len(logits), 3)}
+        )
+        self.head.regression_head = _Head(
+            channels, _depth(state, "head.regression_head"), {"bbox_reg": _conv(channels, len(boxes), 3)}
+        )
+        self.classes = len(logits) // (len(boxes) // 4)
+        self.names = tuple(f"{kind}.{level}" for kind in ("cls_logits", "bbox_regression") for level in self.LEVELS)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        levels = self.backbone(x)
+        return (*self.head.classification_head(levels), *self.head.regression_head(levels))
+
+
+class FasterRCNN(Maps):
+    """The dense part: body, pyramid P2 ... P6 and the head of the region proposal network.
+
+    Gives `P2` ... `P5` (N, C, H, W), of which boxes are cut, `objectness.P2` (N, anchors, H, W) ... and
+    `bbox_pred.P2` (N, anchors * 4, H, W) ...
+    """
+
+    LEVELS = ("P2", "P3", "P4", "P5", "P6")
+
+    def __init__(self, body: ResNet, state: Mapping[str, Tensor]) -> None:
+        """Sized by a state dict in torchvision's layout."""
+        super().__init__()
+        self.backbone = _Body(body, _pyramid(state, Pooled()))
+        logits = state["rpn.head.cls_logits.weight"]
+        anchors, channels = logits.shape[:2]
+        tops = {"cls_logits": _conv(channels, anchors, 1), "bbox_pred": _conv(channels, anchors * 4, 1)}
+        self.rpn = nn.Module()
+        self.rpn.head = _Head(channels, _depth(state, "rpn.head"), tops)
+        self.classes = len(state["roi_heads.box_predictor.cls_score.weight"])
+        heads = (f"{kind}.{level}" for kind in ("objectness", "bbox_pred") for level in self.LEVELS)
+        self.names = (*self.LEVELS[:-1], *heads)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        levels = self.backbone(x)
+        return (*levels[:-1], *self.rpn.head(levels))
+
+
+DETECTORS: Mapping[str, tuple[str, type[RetinaNet] | type[FasterRCNN]]] = {
+    "retinanet": ("head.classification_head.cls_logits.weight", RetinaNet),
+    "fasterrcnn": ("rpn.head.cls_logits.weight", FasterRCNN),
+}
+"""Detector -> a parameter that no other has, and its network."""
+
+
+def _pyramid(state: Mapping[str, Tensor], extra: nn.Module) -> Pyramid:
+    found = [value for name, value in state.items() if re.fullmatch(r"backbone\.fpn\.inner_blocks\.\d+\.0\.weight", name)]
+    return Pyramid([value.shape[1] for value in found], found[0].shape[0], extra)
+
+
+def _depth(state: Mapping[str, Tensor], head: str) -> int:
+    return sum(re.fullmatch(rf"{re.escape(head)}\.conv\.\d+\.0\.weight", name) is not None for name in state)
+
+
+def recognise(state: Mapping[str, Tensor]) -> str | None:
+    """Which of `DETECTORS` a state dict is of; None where it is no detector's."""
+    return next((name for name, (parameter, _) in DETECTORS.items() if parameter in state), None)
+
+
+def load(arch: str | None, loaded: Checkpoint, features: Sequence[str] = ()) -> tuple[str, Maps]:
+    """The network with its weights, in evaluation mode: a detector, or the maps `features` of a residual network.
+
+    The residual network may be a classifier, with its head or without, or the body of a detector; `arch` names it,
+    None to recognise it. UsageError for an unknown name or map, InputError where weights do not fit.
+    """
+    state = {_newer(name): value for name, value in loaded.state.items() if not name.endswith("num_batches_tracked")}
+    within = [name.removeprefix("backbone.") for name in state]
+    if any(name.startswith("body.") for name in within):
+        mine = {name.rpartition("body.")[2]: value for name, value in state.items() if re.match(r"(backbone\.)?body\.", name)}
+    else:
+        mine = {name: value for name, value in state.items() if not name.startswith("fc.")}
+    width = max((len(value) for name, value in mine.items() if name.startswith("layer")), default=0)
+    # A body is a classifier whose head nobody asks.
+    head = {"fc.weight": torch.zeros(1, width), "fc.bias": torch.zeros(1)}
+    name, body = checkpoint.load(arch, replace(loaded, state={**mine, **head}))
+    kind = recognise(state)
+    if features or kind is None:
+        return name, Backbone(body, features).eval()
+    if any(_newer(name) != name for name in loaded.state):
+        # Until 0.13 frozen batch norm divided by the root of the variance alone.
+        for module in body.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eps = 0.0
+    try:
+        model = DETECTORS[kind][1](body, state)
+        elsewhere = ("backbone.body.", "roi_heads.")
+        rest = {key: value for key, value in state.items() if not key.startswith(elsewhere)}
+        if odd := sorted(rest.keys() ^ {key for key in model.state_dict() if not key.startswith(elsewhere)}):
+            raise KeyError(odd[0])
+        model.load_state_dict(rest, strict=False)
+    except (KeyError, IndexError, RuntimeError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise InputError(f"{loaded.path} does not fit torchvision's {kind}: {reason} is odd; save it again.") from None
+    return f"{kind}_{name}_fpn", model.eval()
+
+
+def _newer(name: str) -> str:
+    """The name of a parameter as torchvision spells it since 0.13."""
+    for pattern, newer in _OLDER:
+        name = pattern.sub(newer, name)
+    return name
