@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from edgeres.types import Precision
+from edgeres.types import Precision, Task
 
 SCHEMA: Literal["edgeres.report/2"] = "edgeres.report/2"
 
@@ -111,6 +111,28 @@ class Accuracy(Part):
         return self.dataset == other.dataset and self.images == other.images
 
 
+class Score(Part):
+    """One figure of accuracy of a task other than one-class classification, on `images` images."""
+
+    name: str
+    """As the field calls it: mAP, MAE, RMSE, cosine, recall@1."""
+    value: float
+    unit: Literal["share", "dB", ""] = ""
+    """`share`: 0 to 1, told in percent; empty: the labels' own unit, or none."""
+    reference: float | None = None
+    """FP32's on the same images; None for FP32 itself, and where `value` itself tells a difference to FP32."""
+    interval: tuple[float, float] | None = None
+    """95 %, bootstrap over the images: of `value - reference`, paired, or of `value` where there is no reference."""
+    images: int = Field(ge=1)
+    dataset: str
+    """Digest of the image set."""
+    higher_is_better: bool = True
+
+    def same_images(self, other: "Score") -> bool:
+        """Whether the two can be subtracted: the same figure of the same set, all of it in both."""
+        return (self.name, self.dataset, self.images) == (other.name, other.dataset, other.images)
+
+
 class LayerPrecision(Part):
     """One operation of the built engine, as its runtime tells it: see `edgeres.inspect`."""
 
@@ -154,6 +176,9 @@ class Cell(Part):
     """Of INT8 engines, in the order of the network, the logits last."""
     latency: Latency | None = None
     accuracy: Accuracy | None = None
+    """Of classification alone."""
+    scores: list[Score] = []
+    """Of every other task, the headline first."""
 
 
 class Machine(Part):
@@ -179,11 +204,13 @@ class Model(Part):
     """The exported network and how it was shown to be the checkpoint's."""
 
     arch: str
+    task: Task = "classification"
     classes: int
+    """How many outputs: classes, labels, values, dimensions of a vector."""
     digest: str
     """SHA-256 of the FP32 ONNX file."""
     parity: dict[str, float]
-    """`images`, `largest`, `relative`, `agreement`: see `edgeres.export.Parity`."""
+    """`images`, `largest`, `relative` and, of classification, `agreement`: see `edgeres.export.Parity`."""
 
 
 class Report(Part):
