@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from edgeres.errors import InputError, UsageError
 from edgeres.models import checkpoint
@@ -76,17 +75,22 @@ class P6P7(nn.Module):
         super().__init__()
         self.p6, self.p7 = _conv(inputs, outputs, 3, 2), _conv(outputs, outputs, 3, 2)
         self.on_p5 = inputs == outputs
+        self.relu = nn.ReLU()
 
     def forward(self, p5: Tensor, c5: Tensor) -> list[Tensor]:
         p6 = self.p6(p5 if self.on_p5 else c5)
-        return [p6, self.p7(functional.relu(p6))]
+        return [p6, self.p7(self.relu(p6))]
 
 
 class Pooled(nn.Module):
     """One more level: every second position of P5."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.halved = nn.MaxPool2d(1, 2)
+
     def forward(self, p5: Tensor, c5: Tensor) -> list[Tensor]:
-        return [functional.max_pool2d(p5, 1, 2)]
+        return [self.halved(p5)]
 
 
 class Pyramid(nn.Module):
@@ -94,6 +98,7 @@ class Pyramid(nn.Module):
 
     def __init__(self, inputs: Sequence[int], outputs: int, extra: nn.Module) -> None:
         super().__init__()
+        self.doubled = nn.Upsample(scale_factor=2, mode="nearest")
         self.inner_blocks = nn.ModuleList(nn.Sequential(_conv(channels, outputs, 1)) for channels in inputs)
         self.layer_blocks = nn.ModuleList(nn.Sequential(_conv(outputs, outputs, 3)) for _ in inputs)
         self.extra_blocks = extra
@@ -101,7 +106,7 @@ class Pyramid(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         sums = [block(one) for block, one in zip(self.inner_blocks, maps, strict=True)]
         for finer in reversed(range(len(sums) - 1)):
-            sums[finer] = sums[finer] + functional.interpolate(sums[finer + 1], scale_factor=2, mode="nearest")
+            sums[finer] = sums[finer] + self.doubled(sums[finer + 1])
         levels = [block(one) for block, one in zip(self.layer_blocks, sums, strict=True)]
         return [*levels, *self.extra_blocks(levels[-1], maps[-1])]
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres import onnx_io, store
+from edgeres.canonical import OUTPUT
 from edgeres.data import ImageSet, batches
 from edgeres.errors import InputError
 from edgeres.quantization import place, simulate
@@ -18,7 +19,7 @@ per-tensor quantizer from all the others."""
 
 
 def diagnose(model: Path, quantized: Path, images: ImageSet) -> list[TensorError]:
-    """The errors of every quantized tensor and of the logits, the worst first, in exact arithmetic.
+    """The errors of every quantized tensor and of the outputs, the worst first, in exact arithmetic.
 
     InputError where `quantized` is no Q/DQ file of the FP32 `model`.
     """
@@ -27,19 +28,21 @@ def diagnose(model: Path, quantized: Path, images: ImageSet) -> list[TensorError
     graph = Graph.of(exact, model)
     scales = place.remembered(found)
     pairs = {node.input[0] for node in found.graph.node if node.op_type == "DequantizeLinear"}
-    output = exact.graph.output[0].name
+    outputs = [value.name for value in exact.graph.output]
     names = [name for name in graph.roles if f"{name}.q" in pairs]
+    floats = [name for name in outputs if name not in names]
+    pair = [place.ends(name, outputs) for name in names]
     sidecar = store.read_sidecar(quantized)
     other = sidecar is not None and sidecar.inputs.get("model") != store.digest(model)
     if other or not names or onnx_io.description(found, quantized) != info:
         raise InputError(f"{quantized} is not a Q/DQ file that edgeres made of {model}; quantize again.")
-    sums = {name: np.zeros(3) for name in [*names, output]}
+    sums = {name: np.zeros(3) for name in [*names, *floats]}
     peaks: dict[str, NDArray[np.float32]] = {}
     for batch in batches(images, info.preprocess, 4):
-        reference = simulate.tensors(exact, batch.images, [*names, output])
-        both = simulate.tensors(found, batch.images, [*names, *(f"{name}.dq" for name in names), output])
-        before, after = [*both[: len(names)], both[-1]], both[len(names) :]
-        for name, wanted, given, rounded in zip([*names, output], reference, before, after, strict=True):
+        reference = simulate.tensors(exact, batch.images, [*names, *floats])
+        both = simulate.tensors(found, batch.images, [*(one for one, _ in pair), *(one for _, one in pair), *floats])
+        before, after = [*both[: len(names)], *both[2 * len(names) :]], both[len(names) :]
+        for name, wanted, given, rounded in zip([*names, *floats], reference, before, after, strict=True):
             if name in scales:
                 wanted = wanted / scales[name].reshape(1, -1, *(1,) * (wanted.ndim - 2))
             sums[name] += [_power(wanted), _power(rounded - wanted), _power(rounded - given)]
@@ -48,11 +51,11 @@ def diagnose(model: Path, quantized: Path, images: ImageSet) -> list[TensorError
     errors = [
         TensorError(
             name,
-            graph.roles[name].value if name != output else "logits",
+            graph.roles[name].value if name in names else "logits" if name == OUTPUT else "output",
             position,
             _decibel(signal, noise),
             _decibel(signal, own),
-            () if name == output else _outliers(peaks[name]),
+            _outliers(peaks[name]) if name in names else (),
         )
         for position, (name, (signal, noise, own)) in enumerate(sums.items())
     ]

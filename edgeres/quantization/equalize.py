@@ -103,7 +103,10 @@ class _Channels:
         starts = np.cumsum([0, *self.count.values()])
         self.start = dict(zip(self.count, starts.tolist(), strict=False))
         self.parent = list(range(int(starts[-1])))
-        self.fixed = {*self._range(graph.model.graph.input[0].name), *self._range(graph.model.graph.output[0].name)}
+        ends = [value.name for value in (*graph.model.graph.input, *graph.model.graph.output)]
+        # Layers that share a weight would have to agree on the scales of all they take and all they give.
+        shared = [name for node in graph.layers if graph.shared(node) for name in (node.input[0], node.output[0])]
+        self.fixed = {index for name in (*ends, *shared) for index in self._range(name)}
         for node in graph.model.graph.node:
             if node.op_type in WEIGHTED:
                 continue

@@ -136,6 +136,10 @@ class Graph:
         """The convolutions and the classifier, in order."""
         return (node for node in self.model.graph.node if node.op_type in WEIGHTED)
 
+    def shared(self, node: NodeProto) -> bool:
+        """Whether a layer's weight is another layer's, too, as the heads of a detector have the same on every level."""
+        return sum(taker.op_type in WEIGHTED for taker in self.consumers[node.input[1]]) > 1
+
     @cached_property
     def roles(self) -> dict[str, Role]:
         """The role of every tensor that a scheme may quantize, in the order of the graph.

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,21 +41,35 @@ class Quantizer:
 def place(
     graph: Graph, quantizers: Mapping[str, Quantizer], layers: Mapping[str, Layer], scheme: Scheme
 ) -> onnx.ModelProto:
-    """A new model with a Q/DQ pair behind each given tensor, and the given layers in INT8."""
+    """A new model with a Q/DQ pair behind each given tensor, and the given layers in INT8; see `ends` for names."""
     writer = _Writer(scheme)
-    for value in graph.model.graph.input:
-        writer.pair(value.name, quantizers.get(value.name))
+    outputs = {value.name for value in graph.model.graph.output}
+    for name in (value.name for value in graph.model.graph.input if value.name in quantizers):
+        writer.pair(name, quantizers[name], *ends(name, outputs))
     for node in graph.model.graph.node:
         copied = NodeProto()
         copied.CopyFrom(node)
         copied.input[:] = [writer.renamed.get(name, name) for name in node.input]
         if node.name in layers:
-            writer.layer(copied, layers[node.name], quantizers[node.input[0]])
+            writer.layer(copied, layers[node.name], quantizers[node.input[0]], node.input[1])
         else:
             writer.constants.update({name: graph.weights[name] for name in node.input if name in graph.weights})
         writer.nodes.append(copied)
-        writer.pair(node.output[0], quantizers.get(node.output[0]))
+        name = node.output[0]
+        if name in quantizers:
+            before, after = ends(name, outputs)
+            copied.output[0] = before
+            writer.pair(name, quantizers[name], before, after)
     return rebuilt(graph.model, writer.nodes, writer.constants.items())
+
+
+def ends(tensor: str, outputs: Collection[str]) -> tuple[str, str]:
+    """What a tensor is called before and behind its Q/DQ pair, in a graph with such outputs.
+
+    An output is what its DequantizeLinear gives, under its own name: runtimes fuse a layer with the QuantizeLinear
+    behind it where the floats between the two are wanted by nobody else.
+    """
+    return (f"{tensor}.float", tensor) if tensor in outputs else (tensor, f"{tensor}.dq")
 
 
 def remember(model: onnx.ModelProto, scales: Scales) -> None:
@@ -79,21 +93,20 @@ class _Writer:
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, NDArray[Any]] = {}
         self.renamed: dict[str, str] = {}
+        self.weights: dict[str, tuple[str, NDArray[np.int8], NDArray[np.float32]]] = {}
 
-    def pair(self, name: str, quantizer: Quantizer | None) -> None:
+    def pair(self, name: str, quantizer: Quantizer, before: str, after: str) -> None:
         """Q and DQ behind a tensor; later nodes read the dequantized one."""
-        if quantizer is None:
-            return
         scale, point = f"{name}.scale", f"{name}.zero_point"
         self.constants[scale], self.constants[point] = np.array(quantizer.scale), np.array(quantizer.zero_point)
         self.nodes += [
-            helper.make_node("QuantizeLinear", [name, scale, point], [f"{name}.q"], f"{name}.quantize"),
-            helper.make_node("DequantizeLinear", [f"{name}.q", scale, point], [f"{name}.dq"], f"{name}.dequantize"),
+            helper.make_node("QuantizeLinear", [before, scale, point], [f"{name}.q"], f"{name}.quantize"),
+            helper.make_node("DequantizeLinear", [f"{name}.q", scale, point], [after], f"{name}.dequantize"),
         ]
-        self.renamed[name] = f"{name}.dq"
+        self.renamed[name] = after
 
-    def layer(self, node: NodeProto, layer: Layer, source: Quantizer) -> None:
-        """The weights and the bias of a layer."""
+    def layer(self, node: NodeProto, layer: Layer, source: Quantizer, shared: str) -> None:
+        """The weights, stored once where layers share them as the constant `shared`, and the bias of a layer."""
         weight, scale, name = layer.weight, layer.scale, f"{node.name}.bias"
         if self.scheme.int32_bias:
             least = np.abs(layer.bias) / (source.scale * BIAS_LIMIT)
@@ -106,12 +119,16 @@ class _Writer:
             name = self._constant(name, whole, product)
         else:
             self.constants[name] = layer.bias
-        node.input[1] = self._constant(f"{node.name}.weight", weight, scale)
+        known = self.weights.setdefault(shared, (f"{node.name}.weight", weight, scale))
+        same = np.array_equal(known[1], weight) and np.array_equal(known[2], scale)
+        node.input[1] = self._constant(known[0] if same else f"{node.name}.weight", weight, scale)
         node.input[2:] = [name]
 
     def _constant(self, name: str, quantized: NDArray[Any], scale: NDArray[np.float32]) -> str:
         """An integer constant with its DequantizeLinear along axis 0."""
         values, factor, point = f"{name}.q", f"{name}.scale", f"{name}.zero_point"
+        if values in self.constants:
+            return f"{name}.dq"
         self.constants |= {values: quantized, factor: scale, point: np.zeros(len(scale), quantized.dtype)}
         self.nodes.append(
             helper.make_node("DequantizeLinear", [values, factor, point], [f"{name}.dq"], f"{name}.dequantize", axis=0)

@@ -198,9 +198,9 @@ class _Quantization:
         return fits[0] if len(fits) == 1 else max(fits, key=lambda layers: self._sqnr(quantizers, layers))
 
     def _sqnr(self, quantizers: Mapping[str, Quantizer], layers: Mapping[str, weights.Layer]) -> float:
-        """Of the logits, in dB, on some of the images."""
+        """Of the outputs, in dB, on some of the images."""
         made = place.place(self.graph, quantizers, layers, self.scheme)
-        return simulate.sqnr(self._reference, simulate.logits(made, self._judges))
+        return simulate.sqnr(self._reference, simulate.outputs(made, self._judges))
 
     @cached_property
     def _judges(self) -> NDArray[np.float32]:
@@ -216,8 +216,8 @@ class _Quantization:
         return self.images.draw(max(1, len(self.images) * 3 // 4))
 
     @cached_property
-    def _reference(self) -> NDArray[np.float32]:
-        return simulate.logits(self.graph.model, self._judges)
+    def _reference(self) -> list[NDArray[np.float32]]:
+        return simulate.outputs(self.graph.model, self._judges)
 
     def method(self, wanted: str) -> tuple[str, dict[str, Any]]:
         """The range method that is meant, and for "auto" what was measured: SQNR of the logits in dB by method."""

@@ -56,6 +56,7 @@ def layers(
     The smaller `stiffness`, the more of the errors before a layer its weights try to undo.
     """
     made: dict[str, Layer] = {}
+    fitted: dict[str, Layer] = {}
     source = graph.model.graph.input[0].name
     values = {source: Pair(images, images)}
     last = {name: node.name for node in graph.model.graph.node for name in node.input}
@@ -64,7 +65,10 @@ def layers(
         given = [values[name] for name in names]
         constants = exact_constants = [graph.weights[name] for name in node.input if name in graph.weights]
         if node.name in chosen:
-            made[node.name] = layer = _fit(node, given[0], constants, paired, stiffness)
+            # A weight that layers share is fitted to the first of them: a detector's heads begin at the largest map.
+            known = fitted.get(node.input[1])
+            layer = _along(node, given[0], constants, known) if known else _fit(node, given[0], constants, paired, stiffness)
+            made[node.name] = fitted[node.input[1]] = layer
             constants = [weights.dequantize(layer.weight, layer.scale), layer.bias]
             progress(1)
         finished = {name for name in names if last[name] == node.name} - {source}
@@ -74,6 +78,8 @@ def layers(
         for name in finished:
             del values[name]
         name = node.output[0]
+        if name not in last:  # an output
+            continue
         values[name] = Pair(exact, quantizers[name].rounded(found, found) if name in quantizers else found)
         # The first tensors of a network take a hundred megabytes each.
         del given, exact, found
@@ -115,6 +121,23 @@ def _fit(node: NodeProto, source: Pair, constants: list[Array], paired: bool, st
     return Layer(fitted.reshape(weight.shape), scale, bias)
 
 
+def _along(node: NodeProto, source: Pair, constants: list[Array], known: Layer) -> Layer:
+    """A layer with weights that are fitted already: its bias alone makes up for what its own input lost."""
+    flat = constants[0].reshape(len(constants[0]), -1)
+    bias = constants[1].copy() if len(constants) > 1 else np.zeros(len(flat), np.float32)
+    used = weights.dequantize(known.weight, known.scale).reshape(flat.shape)
+    groups = source.exact.shape[1] // constants[0].shape[1]
+    size = len(flat) // groups
+    for group in range(groups):
+        rows = slice(group * size, (group + 1) * size)
+        before, after = (
+            _patches(node, values, constants[0].shape, group).mean(0, dtype=np.float64)
+            for values in (source.exact, source.quantized)
+        )
+        bias[rows] += (flat[rows] @ before - used[rows] @ after).astype(np.float32)
+    return Layer(known.weight, known.scale, bias)
+
+
 def _patches(node: NodeProto, values: Array, shape: tuple[int, ...], group: int) -> Array:
     """What a layer multiplies with the weights of a group, at a grid of positions: (P, I * H * W)."""
     if values.ndim == 2:
@@ -146,7 +169,8 @@ def _patches(node: NodeProto, values: Array, shape: tuple[int, ...], group: int)
 def _run(node: NodeProto, given: list[Array], constants: list[Array], spent: int | None) -> Array:
     """One operator on the processor, in float; into the `spent`-th of those given where the result fits there."""
     names = [f"given.{index}" for index in range(len(given) + len(constants))]
-    copied = helper.make_node(node.op_type, names[: len(node.input)], ["made"])
+    inputs = iter(names)
+    copied = helper.make_node(node.op_type, [next(inputs) if name else "" for name in node.input], ["made"])
     copied.attribute.extend(node.attribute)
     graph = helper.make_graph(
         [copied],

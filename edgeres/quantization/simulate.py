@@ -15,8 +15,13 @@ TOGETHER = 8
 
 
 def logits(model: onnx.ModelProto, images: Array) -> Array:
-    """The logits (N, classes) of images (N, 3, H, W)."""
+    """The logits (N, classes) of images (N, 3, H, W): the first output."""
     return tensors(model, images, [model.graph.output[0].name])[0]
+
+
+def outputs(model: onnx.ModelProto, images: Array) -> list[Array]:
+    """All outputs on images (N, 3, H, W)."""
+    return tensors(model, images, [value.name for value in model.graph.output])
 
 
 def tensors(model: onnx.ModelProto, images: Array, names: Sequence[str]) -> list[Array]:
@@ -44,7 +49,15 @@ def walk(model: onnx.ModelProto, images: Array, names: Sequence[str]) -> Iterato
         yield [values[: len(chunk)] for values in found]
 
 
-def sqnr(exact: Array, quantized: Array) -> float:
-    """Signal-to-quantization-noise ratio in dB: the power of the exact values over that of the difference."""
-    noise = np.square(exact.astype(np.float64) - quantized).sum()
-    return float(10 * np.log10(np.square(exact.astype(np.float64)).sum() / max(noise, 1e-30)))
+def sqnr(exact: Array | Sequence[Array], quantized: Array | Sequence[Array]) -> float:
+    """Signal-to-quantization-noise ratio in dB: the power of the exact values over that of the difference.
+
+    Of several outputs the mean noise, each relative to its own signal: a small map counts as much as a large one.
+    """
+    if isinstance(exact, np.ndarray):
+        exact, quantized = [exact], [quantized]  # type: ignore[list-item]
+    shares = [
+        np.square(one.astype(np.float64) - other).sum() / max(float(np.square(one.astype(np.float64)).sum()), 1e-30)
+        for one, other in zip(exact, quantized, strict=True)
+    ]
+    return float(-10 * np.log10(max(float(np.mean(shares)), 1e-30)))

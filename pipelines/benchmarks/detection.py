@@ -1,0 +1,179 @@
+"""What INT8 does to the maps of a backbone and to the boxes of a detector, by scheme and runtime.
+
+    python pipelines/benchmarks/detection.py RESNET50.pth PHOTOS WORK [--calibration 32] [--samples 16] [--no-latency]
+        [--level fast] [--size 224 --size 512] [--detector 512]
+
+RESNET50.pth is a trained classifier in torchvision's layout. Its body is real, and so are its maps. Trained detectors
+are not at hand: the pyramids and heads on it are random, seeded, and scaled so that boxes come out (`seeded`). What
+INT8 does to random heads is no promise for trained ones: their scores crowd at the threshold, where those of trained
+heads are far above or far below it, so that boxes come and go with less noise.
+
+Calibrates on the first photos, evaluates on others. Prints Markdown.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tools import first, versions
+
+from edgeres import engines, machine
+from edgeres.backends import find
+from edgeres.data import ImageSet, batches
+from edgeres.errors import EdgeresError
+from edgeres.evaluate.maps import compare
+from edgeres.export import export
+from edgeres.measure import Subject, measure
+from edgeres.models import checkpoint, detection
+from edgeres.quantization.calibrate import calibrate
+from edgeres.quantization.quantize import quantize
+from edgeres.schema import Score
+from edgeres.types import Preprocess, Target
+
+PAIRS = (("onnxruntime", "onnxruntime:cpu"), ("openvino", "openvino:cpu"))
+"""Scheme and the runtime that it is for."""
+EVERYWHERE = ("tensorrt", "portable")
+"""Schemes without a runtime of their own here: run on ONNX Runtime, which computes any Q/DQ file."""
+RTX = Target("tensorrt-rtx", "sm86")
+CLASSES, WIDE = 91, 256
+SPREAD, SHARE = 1.5, 1e-4
+"""Standard deviation of the class logits, and about which share of them is above the threshold of a box."""
+
+
+def seeded(weights: Path, kind: str, photos: ImageSet, size: int) -> dict[str, torch.Tensor]:
+    """A detector's state dict in torchvision's layout: a trained body, random pyramid and heads.
+
+    Every convolution of the heads keeps the power of what it gets (He et al., arXiv:1502.01852); the last are scaled
+    and shifted on one photo: class logits as `SPREAD` and `SHARE` say, shifts of boxes by a tenth of the anchor.
+    """
+    torch.manual_seed(0)
+    body = {k: v for k, v in checkpoint.read(weights).state.items() if not k.startswith("fc.")}
+    state = {f"backbone.body.{k}": v for k, v in body.items() if not k.endswith("num_batches_tracked")}
+
+    def add(name: str, inputs: int, outputs: int, kernel: int) -> None:
+        state[f"{name}.weight"] = torch.randn(outputs, inputs, kernel, kernel) * (2 / (inputs * kernel**2)) ** 0.5
+        state[f"{name}.bias"] = torch.zeros(outputs)
+
+    widths = (512, 1024, 2048) if kind == "retinanet" else (256, 512, 1024, 2048)
+    for level, inputs in enumerate(widths):
+        add(f"backbone.fpn.inner_blocks.{level}.0", inputs, WIDE, 1)
+        add(f"backbone.fpn.layer_blocks.{level}.0", WIDE, WIDE, 3)
+    if kind == "retinanet":
+        add("backbone.fpn.extra_blocks.p6", WIDE, WIDE, 3)
+        add("backbone.fpn.extra_blocks.p7", WIDE, WIDE, 3)
+        tops = {"head.classification_head.cls_logits": 9 * CLASSES, "head.regression_head.bbox_reg": 36}
+        for head in ("classification", "regression"):
+            for depth in range(4):
+                add(f"head.{head}_head.conv.{depth}.0", WIDE, WIDE, 3)
+        for name, outputs in tops.items():
+            add(name, WIDE, outputs, 3)
+    else:
+        tops = {"rpn.head.cls_logits": 3, "rpn.head.bbox_pred": 12}
+        add("rpn.head.conv.0.0", WIDE, WIDE, 3)
+        for name, outputs in tops.items():
+            add(name, WIDE, outputs, 1)
+        state["roi_heads.box_predictor.cls_score.weight"] = torch.zeros(CLASSES, 1024)
+    path = weights.with_suffix(".none")
+    model = detection.load(None, checkpoint.Checkpoint(path, state, {}))[1]
+    photo = next(batches(photos.take([0]), Preprocess(resize=size, crop=size), 1)).images
+    with torch.inference_mode():
+        found = dict(zip(model.names, model(torch.from_numpy(photo)), strict=True))
+    threshold = float(np.log(0.05 / 0.95))
+    for (name, _), output in zip(tops.items(), (model.names[-10], model.names[-5]), strict=True):
+        values = found[output]
+        if "cls_logits" in name:
+            state[f"{name}.weight"] *= SPREAD / values.std()
+            state[f"{name}.bias"] += threshold - torch.quantile(values.flatten()[:: 1 + values.numel() // 10**6], 1 - SHARE) * SPREAD / values.std()
+        else:
+            state[f"{name}.weight"] *= 0.1 / values.std()
+    return state
+
+
+def quantized(model: Path, calibration: ImageSet, work: Path, level: str) -> Iterator[tuple[str, Path]]:
+    """The INT8 file of every scheme."""
+    statistics = work / f"{model.stem}.stats"
+    calibrate(model, calibration, statistics)
+    for scheme in (*(scheme for scheme, _ in PAIRS), *EVERYWHERE):
+        out = work / f"{model.stem}.{scheme}.onnx"
+        quantize(model, statistics, out, scheme=scheme, level=level, images=calibration)
+        yield scheme, out
+
+
+def shown(scores: Sequence[Score]) -> list[str]:
+    """mAP in percent, SQNR and cosine of each output."""
+    named = {score.name: score.value for score in scores}
+    boxes = [f"{100 * value:.1f} %" for name, value in named.items() if name.startswith("mAP")]
+    levels = [name.removeprefix("SQNR ") for name in named if name.startswith("SQNR")]
+    return [*boxes, *(f"{named[f'SQNR {level}']:.1f} dB, {named[f'cosine {level}']:.5f}" for level in levels)]
+
+
+def table(model: Path, calibration: ImageSet, photos: ImageSet, options: argparse.Namespace) -> None:
+    """Of one FP32 file: the error of each scheme on its runtime, and what it costs."""
+    runs = dict(PAIRS)
+    header: list[str] = []
+    files: dict[str, Path] = {}
+    for scheme, path in quantized(model, calibration, options.work, options.level):
+        files[scheme] = path
+        target = Target.parse(runs.get(scheme, "onnxruntime:cpu"))
+        scores = compare(path, model, target, photos, threads=2)
+        if not header:
+            names = [score.name for score in scores if not score.name.startswith("cosine")]
+            header = ["scheme, runtime", *(name.replace("SQNR ", "") for name in names), "MB"]
+            print(f"\n| {' | '.join(header)} |\n{'|---' * len(header)}|")
+        print(f"| {scheme}, {target} | {' | '.join(shown(scores))} | {path.stat().st_size / 1e6:.1f} |", flush=True)
+    try:
+        engines.build(files["tensorrt"], RTX, options.work / f"{model.stem}.engine")
+        print(f"\n{RTX}: builds.")
+    except EdgeresError as error:
+        print(f"\n{RTX}: does not build. {error}")
+    if options.latency:
+        print("\n| target | FP32 p50 | INT8 p50 |\n|---|---|---|")
+        for scheme, target in PAIRS:
+            subjects = [Subject(path, Target.parse(target), 1, 2) for path in (model, files[scheme])]
+            exact, int8 = (found.latency.p50 for found in measure(subjects, rounds=3))
+            print(f"| {target} | {exact:.1f} ms | {int8:.1f} ms |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--calibration", type=int, default=32, help="photos that calibrate")
+    parser.add_argument("--samples", type=int, default=16, help="photos that evaluate")
+    parser.add_argument("--level", default="fast")
+    parser.add_argument("--size", type=int, action="append", help="sides of the backbone's images")
+    parser.add_argument("--detector", type=int, default=512, help="side of the detectors' images")
+    parser.add_argument("--no-latency", dest="latency", action="store_false")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    calibration = first(options.photos, options.calibration)
+    photos = first(options.photos, options.samples, options.calibration)
+    here = machine.describe()
+    print(f"{here.cpu}, {here.cores} cores, {' '.join(here.features)}; {versions()}.")
+    print(f"{len(calibration)} photos calibrate (level {options.level}), {len(photos)} others evaluate.")
+    for size in options.size or (224, 512):
+        model = options.work / f"backbone{size}.onnx"
+        features = ("C2", "C3", "C4", "C5")
+        made = export(options.weights, model, features=features, preprocess={"resize": size, "crop": size})
+        print(f"\n## Backbone, {size} x {size} pixels\n\nParity with torch, relative: {parity(made.sidecar.results)}")
+        table(model, calibration, photos, options)
+    for kind in ("retinanet", "fasterrcnn"):
+        weights, model = options.work / f"{kind}.pth", options.work / f"{kind}.onnx"
+        torch.save(seeded(options.weights, kind, calibration, options.detector), weights)
+        made = export(weights, model, preprocess={"resize": options.detector, "crop": options.detector})
+        print(f"\n## {kind}, {options.detector} x {options.detector} pixels, random heads\n")
+        print(f"Parity with torch, relative: {parity(made.sidecar.results)}")
+        table(model, calibration, photos, options)
+
+
+def parity(results: object) -> str:
+    assert isinstance(results, dict)
+    return ", ".join(f"{name} {value:.1e}" for name, value in results.items() if name not in ("images", "largest"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

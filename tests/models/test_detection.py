@@ -1,0 +1,181 @@
+"""Detectors in torchvision's layout against a few lines of torch that follow the papers."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the extra `export` is not installed")
+from torch.nn import functional  # noqa: E402
+
+from edgeres.errors import InputError, UsageError  # noqa: E402
+from edgeres.models import checkpoint, detection  # noqa: E402
+from edgeres.models.resnet import build  # noqa: E402
+
+BODY, WIDE, CLASSES = "cifar_resnet20", 8, 3
+State = dict[str, Any]
+
+
+def seeded(kind: str) -> State:
+    """A small detector's state dict, its body a CIFAR ResNet-20 with maps of 16, 32 and 64 channels."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        body = build(BODY, 1)
+        for module in body.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                torch.nn.init.uniform_(module.running_var, 0.5, 2)
+                torch.nn.init.normal_(module.running_mean, 0, 0.1)
+        state = {
+            f"backbone.body.{name}": value
+            for name, value in body.state_dict().items()
+            if not name.startswith("fc.") and not name.endswith("num_batches_tracked")
+        }
+
+        def add(name: str, inputs: int, outputs: int, kernel: int) -> None:
+            state[f"{name}.weight"] = torch.randn(outputs, inputs, kernel, kernel) * (2 / (inputs * kernel**2)) ** 0.5
+            state[f"{name}.bias"] = torch.randn(outputs) * 0.1
+
+        for level, channels in enumerate((16, 32, 64)):
+            add(f"backbone.fpn.inner_blocks.{level}.0", channels, WIDE, 1)
+            add(f"backbone.fpn.layer_blocks.{level}.0", WIDE, WIDE, 3)
+        if kind == "retinanet":
+            add("backbone.fpn.extra_blocks.p6", WIDE, WIDE, 3)
+            add("backbone.fpn.extra_blocks.p7", WIDE, WIDE, 3)
+            for head, top, outputs in (("classification", "cls_logits", 9 * CLASSES), ("regression", "bbox_reg", 36)):
+                for depth in range(4):
+                    add(f"head.{head}_head.conv.{depth}.0", WIDE, WIDE, 3)
+                add(f"head.{head}_head.{top}", WIDE, outputs, 3)
+        else:
+            add("rpn.head.conv.0.0", WIDE, WIDE, 3)
+            add("rpn.head.cls_logits", WIDE, 3, 1)
+            add("rpn.head.bbox_pred", WIDE, 12, 1)
+            state["roi_heads.box_predictor.cls_score.weight"] = torch.randn(CLASSES, 16)
+    return state
+
+
+def older(state: State) -> State:
+    """The spelling of torchvision before 0.13."""
+
+    def name(key: str) -> str:
+        key = re.sub(r"(_blocks\.\d)\.0\.", r"\1.", key).replace("rpn.head.conv.0.0", "rpn.head.conv")
+        return re.sub(r"(_head\.conv)\.(\d)\.0", lambda found: f"{found[1]}.{2 * int(found[2])}", key)
+
+    return {name(key): value for key, value in state.items()}
+
+
+def maps(state: State, x: Any, eps: float = 1e-5) -> list[Any]:
+    """What the stages of the body give."""
+    body = build(BODY, 1).eval()
+    found: list[Any] = []
+    for stage in (1, 2, 3):
+        body.get_submodule(f"layer{stage}").register_forward_hook(lambda module, given, made: found.append(made))
+    mine = {key.removeprefix("backbone.body."): v for key, v in state.items() if key.startswith("backbone.body.")}
+    body.load_state_dict(mine, strict=False)
+    for module in body.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eps = eps
+    body(x)
+    return found
+
+
+def conv(state: State, name: str, x: Any, stride: int = 1) -> Any:
+    weight = state[f"{name}.weight"]
+    return functional.conv2d(x, weight, state[f"{name}.bias"], stride, weight.shape[2] // 2)
+
+
+def pyramid(state: State, found: list[Any]) -> list[Any]:
+    """arXiv:1612.03144, figure 3: each sum upsampled to the next finer map and added to its 1x1 convolution."""
+    top, levels = None, []
+    for index in (2, 1, 0):
+        lateral = conv(state, f"backbone.fpn.inner_blocks.{index}.0", found[index])
+        top = lateral if top is None else lateral + functional.interpolate(top, size=lateral.shape[2:], mode="nearest")
+        levels.insert(0, conv(state, f"backbone.fpn.layer_blocks.{index}.0", top))
+    return levels
+
+
+def retinanet(state: State, x: Any, eps: float = 1e-5) -> list[Any]:
+    levels = pyramid(state, maps(state, x, eps))
+    levels.append(conv(state, "backbone.fpn.extra_blocks.p6", levels[-1], 2))
+    levels.append(conv(state, "backbone.fpn.extra_blocks.p7", levels[-1].relu(), 2))
+    found = []
+    for head, top in (("classification_head", "cls_logits"), ("regression_head", "bbox_reg")):
+        for level in levels:
+            for depth in range(4):
+                level = conv(state, f"head.{head}.conv.{depth}.0", level).relu()
+            found.append(conv(state, f"head.{head}.{top}", level))
+    return found
+
+
+def faster(state: State, x: Any) -> list[Any]:
+    levels = pyramid(state, maps(state, x))
+    hidden = [conv(state, "rpn.head.conv.0.0", level).relu() for level in [*levels, levels[-1][:, :, ::2, ::2]]]
+    return [*levels, *(conv(state, f"rpn.head.{top}", one) for top in ("cls_logits", "bbox_pred") for one in hidden)]
+
+
+def load(state: State, path: Path, *features: str) -> tuple[str, detection.Maps]:
+    torch.save(state, path)
+    return detection.load(None, checkpoint.read(path), features)
+
+
+@pytest.fixture(scope="module")
+def image() -> Any:
+    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["retinanet", "fasterrcnn"])
+def test_a_detector_computes_what_the_papers_say(kind: str, image: Any, tmp_path: Path) -> None:
+    state = seeded(kind)
+    name, model = load(state, tmp_path / "detector.pth")
+    assert name == f"{kind}_{BODY}_fpn"
+    assert model.classes == CLASSES
+    wanted = retinanet(state, image) if kind == "retinanet" else faster(state, image)
+    found = model(image)
+    assert len(found) == len(wanted) == len(model.names)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@torch.no_grad()
+def test_older_checkpoints_have_another_spelling_and_no_epsilon(image: Any, tmp_path: Path) -> None:
+    state = seeded("retinanet")
+    assert older(state).keys() & {"head.regression_head.conv.6.bias", "backbone.fpn.inner_blocks.2.weight"}
+    for one, other in zip(load(older(state), tmp_path / "old.pth")[1](image), retinanet(state, image, 0.0), strict=True):
+        torch.testing.assert_close(one, other)
+    assert load(older(seeded("fasterrcnn")), tmp_path / "old.pth")[0] == f"fasterrcnn_{BODY}_fpn"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("holds", ["classifier", "no head", "detector", "detector's backbone"])
+def test_the_maps_of_a_backbone_come_from_every_checkpoint(holds: str, image: Any, tmp_path: Path) -> None:
+    state = seeded("retinanet")
+    wanted = maps(state, image)
+    if holds == "detector's backbone":
+        state = {key: value for key, value in state.items() if key.startswith("backbone.")}
+    elif holds != "detector":
+        state = {k.removeprefix("backbone.body."): v for k, v in state.items() if k.startswith("backbone.body.")}
+        if holds == "classifier":
+            state |= {"fc.weight": torch.randn(7, 64), "fc.bias": torch.randn(7)}
+    name, model = load(state, tmp_path / "backbone.pth", "C4", "C2")
+    assert (name, model.names) == (BODY, ("C2", "C4"))
+    for one, other in zip(model(image), (wanted[0], wanted[2]), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_map_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no map 'C5' of this network; there are C2, C3, C4"):
+        load(seeded("retinanet"), tmp_path / "detector.pth", "C2", "C5")
+
+
+@pytest.mark.parametrize("odd", ["missing", "more", "shape"])
+def test_a_parameter_that_does_not_fit_is_named(odd: str, tmp_path: Path) -> None:
+    state, name = seeded("retinanet"), "backbone.fpn.extra_blocks.p7.bias"
+    if odd == "missing":
+        del state[name]
+    elif odd == "more":
+        state[name := "backbone.fpn.extra_blocks.p8.bias"] = torch.zeros(3)
+    else:
+        state[name] = torch.zeros(3)
+    with pytest.raises(InputError, match=name):
+        load(state, tmp_path / "detector.pth")
