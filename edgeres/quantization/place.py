@@ -55,11 +55,10 @@ def place(
         else:
             writer.constants.update({name: graph.weights[name] for name in node.input if name in graph.weights})
         writer.nodes.append(copied)
-        name = node.output[0]
-        if name in quantizers:
-            before, after = ends(name, outputs)
-            copied.output[0] = before
-            writer.pair(name, quantizers[name], before, after)
+        for index, name in enumerate(node.output):
+            if name in quantizers:
+                copied.output[index], after = ends(name, outputs)
+                writer.pair(name, quantizers[name], copied.output[index], after)
     return rebuilt(graph.model, writer.nodes, writer.constants.items())
 
 

@@ -13,7 +13,7 @@ from edgeres import onnx_io, store
 from edgeres.data import ImageSet, batches
 from edgeres.errors import InputError, UsageError
 from edgeres.quantization import grids, place, ranges, reconstruct, schemes, simulate, statistics, weights
-from edgeres.quantization.graph import Graph
+from edgeres.quantization.graph import Graph, Role
 from edgeres.quantization.half import to_half
 from edgeres.quantization.place import Quantizer
 from edgeres.quantization.prepare import LEVELS, UNIT, prepare
@@ -135,7 +135,9 @@ def activations(
         if name == LEVELS:
             made[name] = Quantizer(np.float32(1 / UNIT), scheme.activation(0 if scheme.activation is np.int8 else 128))
         else:
-            span = ranges.find(method)(found[graph.source(name)], scheme.symmetric)
+            # The largest values of an output are what it is read for: none is clipped.
+            used = "minmax" if role is Role.OUTPUT else method
+            span = ranges.find(used)(found[graph.source(name)], scheme.symmetric)
             made[name] = quantizer(span, scheme)
     return grids.tied(graph, made)
 

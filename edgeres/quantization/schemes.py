@@ -47,7 +47,7 @@ class Scheme:
 
 
 _ALL = frozenset(Role)
-_CONVOLUTIONS = _ALL - {Role.BRANCH}
+_CONVOLUTIONS = _ALL - {Role.BRANCH, Role.OUTPUT}
 
 SCHEMES: Mapping[str, Scheme] = {
     scheme.name: scheme
