@@ -13,13 +13,16 @@ from typing import Any
 from edgeres import gate, store
 from edgeres import report as reports
 from edgeres.errors import EdgeresError, InputError
-from edgeres.report.table import COLUMNS, NOTHING, Row, rows
+from edgeres.report import scores
+from edgeres.report.table import NOTHING, Row, rows
 from edgeres.schema import Report
 
 METRICS = ("p50", "p90", "p99", "top1", "agreement", "size")
 """What of a cell is told where it changes, as `edgeres.report.table` calls and writes it."""
 DIGITS, DIGITS_OF_SHARES = 6, 12
 """Significant ones. Shares are counted images: rounded further, a drop at the limit would lie beyond it."""
+EXACT = ("accuracy", "scores")
+"""Parts of a cell that hold shares."""
 
 Change = tuple[str, str, str, str]
 """Cell, metric with its unit, old, new."""
@@ -63,7 +66,7 @@ class _Lines(list[Any]):
 
 def _rounded(value: Any, digits: int = DIGITS) -> Any:
     if isinstance(value, dict):
-        return {key: _rounded(one, DIGITS_OF_SHARES if key == "accuracy" else digits) for key, one in value.items()}
+        return {key: _rounded(one, DIGITS_OF_SHARES if key in EXACT else digits) for key, one in value.items()}
     if isinstance(value, list):
         return type(value)(_rounded(one, digits) for one in value)
     return float(f"{value:.{digits}g}") if isinstance(value, float) else value
@@ -102,9 +105,10 @@ def _flaws(report: Report) -> Iterator[str]:
 
 def _changes(old: list[Row], new: list[Row]) -> Iterator[Change]:
     before, after = ({row.name: row for row in found} for found in (old, new))
+    columns = scores.columns([*old, *new])
     for name in dict.fromkeys([*before, *after]):
-        for metric in METRICS:
-            column = COLUMNS[metric]
+        for metric in (*METRICS, *scores.names([*old, *new])):
+            column = columns[metric]
             was, now = (column.text(found[name]) if name in found else NOTHING for found in (before, after))
             if was != now:
                 yield name, column.heading, was, now

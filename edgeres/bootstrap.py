@@ -1,14 +1,15 @@
-"""How sure a percentile of timings is, where each process was another draw and each call resembles its neighbours.
+"""How sure a percentile of timings is, where each process was another draw and each call resembles its neighbours; and
+how sure a figure of images is.
 
-A hierarchical bootstrap: processes are drawn with replacement, and within each of them circular blocks of neighbouring
-calls (Politis and Romano, 1992, "A circular block-resampling procedure for stationary data"). Few processes make it too
-narrow twice: their spread is underestimated by k / (k - 1), and its tails are Student's, not normal. Both are mended by
-stretching the interval about the estimate, on a logarithmic scale (Hesterberg, 2015, "What Teachers Should Know About
-the Bootstrap", section 5.3).
+Timings are resampled by a hierarchical bootstrap: processes are drawn with replacement, and within each of them
+circular blocks of neighbouring calls (Politis and Romano, 1992, "A circular block-resampling procedure for stationary
+data"). Few processes make it too narrow twice: their spread is underestimated by k / (k - 1), and its tails are
+Student's, not normal. Both are mended by stretching the interval about the estimate, on a logarithmic scale (Hesterberg,
+2015, "What Teachers Should Know About the Bootstrap", section 5.3).
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -59,3 +60,23 @@ def student(confidence: float, freedom: int) -> float:
     below = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
     angle = np.interp(confidence / 100, below / below[-1], angles)
     return math.sqrt(freedom) * math.tan(angle)
+
+
+def over_images(
+    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]], count: int
+) -> tuple[float, float] | None:
+    """95 % percentile interval of a figure of `count` images, each drawn with replacement (Efron, 1979, "Bootstrap
+    Methods: Another Look at the Jackknife"); None where no resample has the figure.
+
+    `statistic` maps weights float64 (R, count), how often each image was drawn, to R figures, NaN where there is none.
+    """
+    random = np.random.default_rng(_SEED)
+    drawn = []
+    for rows in np.array_split(np.empty(_RESAMPLES), 1 + count * _RESAMPLES // 4_000_000):
+        chosen = random.integers(count, size=(len(rows), count)) + count * np.arange(len(rows))[:, None]
+        weights = np.bincount(chosen.ravel(), minlength=count * len(rows)).reshape(len(rows), count)
+        drawn.append(statistic(weights.astype(np.float64)))
+    found = np.concatenate(drawn)
+    found = found[np.isfinite(found)]
+    low, high = np.percentile(found, [2.5, 97.5]) if len(found) else (math.nan, math.nan)
+    return (float(low), float(high)) if len(found) else None

@@ -19,8 +19,9 @@ TIMELESS = {"Add", "Conv", "Flatten", "Gemm", "GlobalAveragePool", "MaxPool", "P
 """Operators that mean the same from opset 13 to 21, which only added types; Pad as long as it names no axes."""
 
 
-def canonical(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """A new model in the canonical spelling and the given opset; InputError where the opset cannot be had."""
+def canonical(model: onnx.ModelProto, opset: int, output: str = OUTPUT) -> onnx.ModelProto:
+    """A new model in the canonical spelling and the given opset, what it gives called `output`; InputError where the
+    opset cannot be had."""
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     batch = graph.input[0].type.tensor_type.shape.dim[0].dim_value
@@ -30,13 +31,13 @@ def canonical(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     for node in graph.node:
         op, attributes, inputs = _spelling(node, constants, batch)
         name = _name(op, inputs, constants, tensors, {made.name for made in nodes})
-        outputs = [OUTPUT if node.output[0] == graph.output[0].name else name]
+        outputs = [output if node.output[0] == graph.output[0].name else name]
         tensors[node.output[0]] = outputs[0]
         kept.update({i: constants[i] for i in inputs if i in constants})
         made = helper.make_node(op, [tensors.get(i, i) for i in inputs], outputs, name)
         made.attribute.extend(sorted(attributes, key=lambda attribute: attribute.name))
         nodes.append(made)
-    ends = [_renamed(graph.input[0], INPUT)], [_renamed(graph.output[0], OUTPUT)]
+    ends = [_renamed(graph.input[0], INPUT)], [_renamed(graph.output[0], output)]
     made_graph = helper.make_graph(nodes, "resnet", *ends, initializer=[_plain(tensor) for tensor in kept.values()])
     if all(_timeless(made) for made in nodes) and 13 <= opset <= 21:
         made_model = helper.make_model(made_graph, opset_imports=[helper.make_opsetid("", opset)])

@@ -3,7 +3,8 @@
 Three kinds of source: a folder with one folder per class, a folder of images without labels, a manifest (CSV with
 the columns path, sha256, label; paths are relative to the line `# root = DIR` where there is one, else to the
 manifest; DIR may be `package:NAME/sub`, a folder of an installed package), or an .npz file with `images` uint8
-(N, H, W, 3) and `labels` (N,). Images are named by their path below the root, and read in the order of their names.
+(N, H, W, 3) and `labels` (`labels.texts` says which). A label of a manifest may be several names or numbers with `;`
+between. Images are named by their path below the root, and read in the order of their names.
 """
 
 import csv
@@ -23,6 +24,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
+from edgeres import labels
 from edgeres.errors import InputError, MissingRuntime, UsageError
 from edgeres.types import Batch, Preprocess
 
@@ -123,31 +125,19 @@ class ImageSet:
         return self.take(sorted(index for _, _, index in ranked[:samples]))
 
     def indices(self, classes: Sequence[str], count: int) -> NDArray[np.int64]:
-        """Each label as an index into the model's `count` outputs, int64 (N,).
-
-        A label is one of the model's class names, or an index as a number; where neither fits all labels and there
-        are as many labels as outputs, their sorted order counts. InputError otherwise.
-        """
+        """The class of each image, int64 (N,): see `labels.indices`; InputError where an image has none."""
         if None in self.labels:
             nameless = self.names[self.labels.index(None)]
             raise InputError(f"{self.source}: {nameless} has no label; put images in one folder per class.")
-        labels = [str(label) for label in self.labels]
-        distinct = sorted(set(labels))
-        if twice := next((label for label in distinct if classes.count(label) > 1), None):
-            raise InputError(f"{self.source}: the model has two classes {twice!r}; name the folders by class indices.")
-        if set(distinct) <= set(classes):
-            position = {name: index for index, name in enumerate(classes)}
-        elif all(label.isdecimal() and int(label) < count for label in distinct):
-            position = {label: int(label) for label in distinct}
-        elif len(distinct) == count and not classes:
-            position = {label: index for index, label in enumerate(distinct)}
-        else:
-            known = f", the first is {classes[0]!r}" if classes else ""
-            raise InputError(
-                f"{self.source} has {len(distinct)} labels such as {distinct[0]!r}, the model has {count} classes"
-                f"{known}; name the folders by the model's class names or class indices."
-            )
-        return np.array([position[label] for label in labels], np.int64)
+        return labels.indices(self.labels, classes, count, self.source)
+
+    def multi_hot(self, classes: Sequence[str], count: int) -> NDArray[np.bool_]:
+        """The classes of each image, bool (N, count): see `labels.multi_hot`."""
+        return labels.multi_hot(self.labels, classes, count, self.source)
+
+    def values(self, count: int) -> NDArray[np.float32]:
+        """The values of each image, float32 (N, count): see `labels.values`."""
+        return labels.values(self.labels, count, self.source, self.names)
 
 
 def open_images(source: Path) -> ImageSet:
@@ -210,17 +200,20 @@ def _root(text: str, source: Path) -> Path:
 def _arrays(source: Path) -> ImageSet:
     try:
         with np.load(source, allow_pickle=False) as arrays:
-            images, labels = arrays["images"], arrays["labels"]
+            images, given = arrays["images"], arrays["labels"]
     except Exception as error:  # zipfile, zlib and numpy each have their own
         raise InputError(f"{source} has no arrays `images` and `labels` ({error}); make it again.") from None
-    shaped = images.ndim == 4 and images.shape[3] == 3 and images.size and labels.shape == images.shape[:1]
-    if not shaped or images.dtype != np.uint8 or labels.dtype.kind not in "iu":
+    shaped = images.ndim == 4 and images.shape[3] == 3 and images.size and given.shape[:1] == images.shape[:1]
+    try:
+        if not shaped or images.dtype != np.uint8:
+            raise ValueError("images are not uint8 (N, H, W, 3) with a label each")
+        texts = labels.texts(given)
+    except ValueError as error:
         raise InputError(
-            f"{source}: images are {images.dtype} {images.shape} and labels {labels.dtype} {labels.shape}; "
-            "they must be uint8 (N, H, W, 3) and whole numbers (N,)."
-        )
+            f"{source}: images are {images.dtype} {images.shape} and labels {given.dtype} {given.shape}: {error}."
+        ) from None
     names = tuple(f"{index:06d}" for index in range(len(images)))
-    return ImageSet(source, source, names, tuple(str(int(v)) for v in labels), (None,) * len(names), images)
+    return ImageSet(source, source, names, texts, (None,) * len(names), images)
 
 
 def _rgb(image: PIL.Image.Image) -> PIL.Image.Image:

@@ -4,7 +4,7 @@ import copy
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +18,7 @@ from edgeres.data import ImageSet, batches, open_images
 from edgeres.errors import InputError, MissingRuntime, ParityError, UsageError
 from edgeres.onnx_io import ModelInfo
 from edgeres.store import Artifact, Sidecar
-from edgeres.types import Preprocess
+from edgeres.types import Preprocess, Task
 
 if TYPE_CHECKING:
     import onnx
@@ -31,19 +31,21 @@ OPSET = 19
 EXPORTED = 18
 """The opset that torch's exporter itself writes; others are converted from it."""
 TOLERANCE = 1e-4
-"""Largest difference of a logit, relative to the largest logit: float32 rounding over a thousand layers stays below."""
+"""Largest difference of an output, relative to the largest one: float32 rounding over a thousand layers stays below."""
+TASKS: tuple[Task, ...] = ("classification", "multi-label", "regression", "embedding")
+"""What a classifier's checkpoint can be exported for."""
 SAMPLES = Path(__file__).parent / "images"
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far ONNX Runtime's logits are from torch's: the largest difference, absolute and relative to the largest
-    logit, and the share of images with the same top-1."""
+    """How far ONNX Runtime's outputs are from torch's: the largest difference, absolute and relative to the largest
+    output, and of classification the share of images with the same top-1."""
 
     images: int
     largest: float
     relative: float
-    agreement: float
+    agreement: float | None
 
 
 def export(
@@ -55,6 +57,7 @@ def export(
     batch: int | None = None,
     preprocess: Mapping[str, Any] | None = None,
     classes: Sequence[str] = (),
+    task: Task = "classification",
     images: ImageSet | None = None,
 ) -> Artifact:
     """Write the ONNX file of a trained ResNet, batch norm folded, and prove it on real images.
@@ -64,8 +67,9 @@ def export(
     `arch` is a name of `edgeres.models.resnet.ARCHITECTURES`, None to recognise it; `batch` None leaves the batch
     dimension free; `preprocess` overrides fields of what is stored beside the weights or, where nothing is, of
     ImageNet's at the network's own size; `classes` names the outputs, by default as stored beside the weights;
-    `images` (default: four photographs that come with edgeres) prove the parity. The input is `input` float32
-    (N, 3, H, W), the output `logits` (N, classes).
+    `task` says what the head is for: "multi-label" (each logit is a label of its own), "regression", or "embedding",
+    which drops the head; `images` (default: four photographs that come with edgeres) prove the parity. The input is
+    `input` float32 (N, 3, H, W), the output `logits` (N, classes) or `embedding` (N, D), the pooled features.
 
     Raises UsageError, InputError for a checkpoint that does not fit, ParityError where ONNX Runtime and torch differ,
     MissingRuntime without torch.
@@ -79,10 +83,14 @@ def export(
         raise MissingRuntime(f"export needs {error.name}; `pip install 'edgeres[export]'`.") from None
     if not 13 <= opset <= 21:
         raise UsageError(f"opset {opset} is not supported; choose from 13 (per-channel Q/DQ begins there) to 21.")
+    if task not in TASKS:
+        raise UsageError(f"there is no task {task!r}; there are {', '.join(TASKS)}.")
     store.distinct(out, weights)
     loaded = checkpoint.read(weights)
     name, model = checkpoint.load(arch, loaded)
     outputs = model.fc.out_features
+    if task == "embedding":
+        outputs, model.fc = model.fc.in_features, torch.nn.Identity()
     base = _default(ARCHITECTURES[name].size)
     if loaded.preprocess is not None:
         base = Preprocess.parse(loaded.preprocess, str(weights))
@@ -92,18 +100,20 @@ def export(
             wanted = Preprocess.parse({**base.to_json(), **_scaled(base, preprocess)}, "the preprocessing asked for")
         except InputError as error:
             raise UsageError(str(error)) from None
-    names = tuple(classes) or loaded.classes
+    names = tuple(classes) or (loaded.classes if task != "embedding" else ())
     if names and len(names) != outputs:
         raise UsageError(f"{len(names)} class names were given, {weights} has {outputs} classes; give one name each.")
-    info = ModelInfo(name, wanted, outputs, names)
+    info = ModelInfo(name, wanted, outputs, names, task)
+    output = "embedding" if task == "embedding" else OUTPUT
     photos = images or open_images(SAMPLES)
 
     def write(path: Path) -> Mapping[str, Any]:
         example = torch.zeros(batch or 2, 3, info.preprocess.crop, info.preprocess.crop)
-        made = canonical(_trace(model, example, batch is None), opset)
+        made = canonical(_trace(model, example, batch is None), opset, output)
         onnx_io.describe(made, info)
         onnx_io.save(made, path)
-        return asdict(prove(path, model, photos, info.preprocess, batch))
+        parity = prove(path, model, photos, info.preprocess, batch)
+        return asdict(parity if task == "classification" else replace(parity, agreement=None))
 
     made_from = {"weights": store.digest(weights), "images": photos.digest}
     parameters = {"opset": opset, "batch": batch, "model": info.to_json()}
@@ -178,7 +188,7 @@ def fold(model: "ResNet") -> "ResNet":
 def prove(
     exported: Path, model: "ResNet", images: ImageSet, preprocess: Preprocess, batch: int | None = None
 ) -> Parity:
-    """Compare ONNX Runtime's logits with torch's on images; ParityError where they differ by more than TOLERANCE."""
+    """Compare ONNX Runtime's outputs with torch's on images; ParityError where they differ by more than TOLERANCE."""
     import onnxruntime
     import torch
 
@@ -190,13 +200,13 @@ def prove(
         got.append(session.run(None, {INPUT: given})[0][: len(real)])
         with torch.inference_mode():
             wanted.append(model(torch.from_numpy(real)).numpy())
-    logits, reference = np.concatenate(got), np.concatenate(wanted)
-    largest = float(np.abs(logits - reference).max())
+    outputs, reference = np.concatenate(got), np.concatenate(wanted)
+    largest = float(np.abs(outputs - reference).max())
     relative = largest / float(np.abs(reference).max() or 1)
-    agreement = float((logits.argmax(1) == reference.argmax(1)).mean())
+    agreement = float((outputs.argmax(1) == reference.argmax(1)).mean())
     if not relative <= TOLERANCE:  # also where either is NaN
         raise ParityError(
-            f"the exported network's logits differ from torch's by {relative:.2g} of the largest (allowed "
+            f"the exported network's outputs differ from torch's by {relative:.2g} of the largest (allowed "
             f"{TOLERANCE:g}) on {len(images)} images; try another --opset, and please report it."
         )
     return Parity(len(images), largest, relative, agreement)

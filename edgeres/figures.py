@@ -1,5 +1,7 @@
 """How figures are written, wherever they are shown."""
 
+from edgeres.types import Task
+
 MINUS = "\N{MINUS SIGN}"
 MISSING = "not available"
 """Stands where there is no value: never a blank."""
@@ -19,3 +21,10 @@ def points(value: float) -> str:
 def megabytes(size: float) -> str:
     """Of 10⁶ bytes."""
     return number(size / 1e6)
+
+
+def outputs(task: Task, count: int) -> str:
+    """What a model gives: `10 classes`, `2048 dimensions`."""
+    named = {"multi-label": "label", "regression": "value", "embedding": "dimension", "features": "map"}
+    one = named.get(task)
+    return f"{count} classes" if one is None else f"{count} {one}{'s' * (count != 1)}"

@@ -2,6 +2,9 @@
 
     top1_drop = 0.3       points of top-1 that a cell may lose against the same cell of the baseline
     agreement = 0.98      least share of images on which an INT8 cell agrees with FP32; the baseline is not asked
+    map_drop = 0.3        points of mAP, of multi-label networks
+    mae_rise = "1%"       largest growth of the mean absolute error, of regression
+    cosine = 0.99         least mean cosine of an INT8 cell's embeddings to FP32's; recall_at_1 = 0.95 likewise
     latency_p50 = "5%"    largest growth of p50 against the baseline; latency_p90 and latency_p99 likewise
     size = "+2%"          largest growth of the engine on disk
 
@@ -17,6 +20,7 @@ it. What differs between the two hours at which two reports were made no statist
 
 Top-1, on the same images: a drop beyond the limit of an INT8 cell that is not worse than FP32 of the same network
 (McNemar's test, p above CHANCE) is chance. Any other drop beyond the limit is counted image by image, and regressed.
+So it is with mAP and MAE, where the bootstrap interval of the difference to FP32 says whether a cell is worse.
 
 Inconclusive, never a pass: growth beyond the limit without significance, or measured while unsteady; a latency of
 another machine or batch; a top-1 on other images; another number of classes; a figure that the baseline has and the
@@ -34,18 +38,33 @@ from numpy.typing import NDArray
 from edgeres.bootstrap import student
 from edgeres.errors import UsageError
 from edgeres.figures import megabytes, number, points
-from edgeres.schema import Accuracy, Cell, Latency, Report
+from edgeres.schema import Accuracy, Cell, Latency, Report, Score
 from edgeres.types import Precision
 
 RULES: Mapping[str, str] = {
     "top1_drop": "points, as in 0.3",
     "agreement": "a share from 0 to 1, as in 0.98",
+    "map_drop": "points, as in 0.3",
+    "mae_rise": 'a percentage, as in "1%"',
+    "cosine": "a number from 0 to 1, as in 0.99",
+    "recall_at_1": "a share from 0 to 1, as in 0.95",
     "latency_p50": 'a percentage, as in "5%"',
     "latency_p90": 'a percentage, as in "5%"',
     "latency_p99": 'a percentage, as in "5%"',
     "size": 'a percentage, as in "+2%"',
 }
 """The known rules and what each takes."""
+
+FLOORS = ("agreement", "cosine", "recall_at_1")
+"""Rules that hold an INT8 cell to its FP32, without a baseline."""
+SCORES = {
+    "agreement": "agreement",
+    "map_drop": "mAP",
+    "mae_rise": "MAE",
+    "cosine": "cosine",
+    "recall_at_1": "recall@1",
+}
+"""The score that a rule looks at, of a task other than classification."""
 
 TAIL = 10
 """Samples that must lie beyond a percentile: 20 calls for p50, 100 for p90, 1000 for p99."""
@@ -107,7 +126,7 @@ def read(rule: str, value: float | str) -> float:
         if isinstance(value, bool) or _is_percentage(rule) != (isinstance(value, str) and value.strip().endswith("%")):
             raise ValueError
         limit = float(value.strip().removesuffix("%") if isinstance(value, str) else value)
-        if not 0 <= limit < (1 + _EXACT if rule == "agreement" else math.inf):
+        if not 0 <= limit < (1 + _EXACT if rule in FLOORS else math.inf):
             raise ValueError
     except (TypeError, ValueError):
         known = "; ".join(f"{name} takes {taken}" for name, taken in RULES.items())
@@ -116,7 +135,7 @@ def read(rule: str, value: float | str) -> float:
 
 
 def _is_percentage(rule: str) -> bool:
-    return rule == "size" or rule.startswith("latency")
+    return rule in ("size", "mae_rise") or rule.startswith("latency")
 
 
 def _judge(rule: str, limit: float, report: Report, baseline: Report) -> list[Verdict]:
@@ -148,14 +167,16 @@ def _cell(
     new, old = _figure(rule, ours), _figure(rule, theirs)
     if new is None:
         return None if old is None else (Outcome.INCONCLUSIVE, None, _absent(rule, ours))
-    if rule == "agreement":
-        return _agreement(new, limit, "" if old is not None else "; new, the baseline has none")
+    if rule in FLOORS:
+        return _floor(rule, new, limit, "" if old is not None else "; new, the baseline has none")
     if ours is None or theirs is None or old is None:
         return Outcome.PASSED, None, f"new, the baseline has nothing to hold {rule} against; accept a new one."
     if obstacle:
         return Outcome.INCONCLUSIVE, None, f"{rule} cannot be compared: {obstacle}."
     if rule == "top1_drop":
         return _top1(new, old, limit, ours.accuracy, theirs.accuracy, same_network)
+    if rule in SCORES:
+        return _scored(new, old, limit, _score(rule, ours), _score(rule, theirs), same_network)
     if rule == "size":
         return _size(new, old, limit)
     if (here := ours.properties.get("threads")) != (there := theirs.properties.get("threads")):
@@ -166,6 +187,8 @@ def _cell(
 
 def _obstacle(rule: str, report: Report, baseline: Report) -> str:
     """What keeps a whole report from being compared; empty where nothing does."""
+    if report.model.task != baseline.model.task:
+        return f"the model is for {report.model.task}, the baseline's for {baseline.model.task}"
     if report.model.classes != baseline.model.classes:
         return f"the model has {report.model.classes} classes, the baseline's {baseline.model.classes}"
     if rule.startswith("latency") and report.machine.identity != baseline.machine.identity:
@@ -182,13 +205,21 @@ def _figure(rule: str, cell: Cell | None) -> float | None:
         value = cell.size
     elif rule == "top1_drop" and cell.accuracy:
         value = cell.accuracy.top1
-    elif rule == "agreement" and cell.accuracy and cell.precision is Precision.INT8:
+    elif rule in FLOORS and cell.precision is not Precision.INT8:
+        return None
+    elif rule == "agreement" and cell.accuracy:
         value = cell.accuracy.agreement
+    elif score := _score(rule, cell):
+        value = score.value
     elif rule.startswith("latency") and cell.latency:
         value = {"p50": cell.latency.p50, "p90": cell.latency.p90, "p99": cell.latency.p99}[rule[-3:]]
     if value is None or not math.isfinite(value):
         return None
     return None if value <= 0 and _is_percentage(rule) else value
+
+
+def _score(rule: str, cell: Cell) -> Score | None:
+    return next((score for score in cell.scores if score.name == SCORES.get(rule)), None)
 
 
 def _absent(rule: str, cell: Cell | None) -> str:
@@ -198,10 +229,16 @@ def _absent(rule: str, cell: Cell | None) -> str:
     return f"the baseline has a figure for {rule}, the report has none ({why})."
 
 
-def _agreement(share: float, limit: float, note: str) -> _Found:
-    beyond = share < limit - _EXACT
-    words = f"agrees with FP32 on {share:.2%} of the images, {'below' if beyond else 'at least'} {limit:.2%}{note}."
-    return _outcome(beyond), share, words
+def _floor(rule: str, value: float, limit: float, note: str) -> _Found:
+    beyond = value < limit - _EXACT
+    said = f"{value:.2%}", f"{limit:.2%}"
+    if rule == "cosine":
+        words, said = "has a mean cosine to FP32 of {}", (f"{value:.5f}", f"{limit:g}")
+    elif rule == "recall_at_1":
+        words = "finds FP32's nearest image for {}"
+    else:
+        words = "agrees with FP32 on {} of the images"
+    return _outcome(beyond), value, f"{words.format(said[0])}, {'below' if beyond else 'at least'} {said[1]}{note}."
 
 
 def _top1(
@@ -209,16 +246,45 @@ def _top1(
 ) -> _Found:
     if ours is None or theirs is None or not ours.same_images(theirs):
         return Outcome.INCONCLUSIVE, None, "top-1 was found on other images than the baseline's; evaluate on the same."
+    drop, beyond, words = _drop("top-1", new, old, limit)
+    if beyond and same_network and ours.mcnemar and ours.mcnemar.p > CHANCE:
+        doubt = f"the cell is not surely worse than FP32 (McNemar p = {ours.mcnemar.p:.2g}); evaluate on more images"
+        return Outcome.INCONCLUSIVE, drop, f"{words}, but {doubt}."
+    return _outcome(beyond), drop, f"{words}."
+
+
+def _drop(name: str, new: float, old: float, limit: float) -> tuple[float, bool, str]:
+    """Points that a share lost, whether that is beyond the limit, and in words."""
     drop = 100 * (old - new)
     beyond = drop > limit + _EXACT
     change = f"lost {points(drop)} points, {'more than' if beyond else 'within'} {limit:g}"
     if drop < _EXACT:
         change = f"gained {points(-drop)} points" if drop < -_EXACT else "did not change"
-    words = f"top-1 {change} ({old:.2%} to {new:.2%})"
-    if beyond and same_network and ours.mcnemar and ours.mcnemar.p > CHANCE:
-        doubt = f"the cell is not surely worse than FP32 (McNemar p = {ours.mcnemar.p:.2g}); evaluate on more images"
-        return Outcome.INCONCLUSIVE, drop, f"{words}, but {doubt}."
-    return _outcome(beyond), drop, f"{words}."
+    return drop, beyond, f"{name} {change} ({old:.2%} to {new:.2%})"
+
+
+def _scored(
+    new: float, old: float, limit: float, ours: Score | None, theirs: Score | None, same_network: bool
+) -> _Found:
+    if ours is None or theirs is None or not ours.same_images(theirs):
+        what = ours.name if ours else "it"
+        return Outcome.INCONCLUSIVE, None, f"{what} was found on other images than the baseline's; evaluate on the same."
+    if ours.higher_is_better:
+        loss, beyond, words = _drop(ours.name, new, old, limit)
+    else:
+        loss, beyond, change = _growth(new, old, limit)
+        words = f"{ours.name} {change} ({old:.4g} to {new:.4g})"
+    if beyond and same_network and ours.reference is not None and not _worse(ours):
+        doubt = "the cell is not surely worse than FP32 (the interval of the difference holds zero)"
+        return Outcome.INCONCLUSIVE, loss, f"{words}, but {doubt}; evaluate on more images."
+    return _outcome(beyond), loss, f"{words}."
+
+
+def _worse(score: Score) -> bool:
+    """Whether the whole interval of the difference to FP32 lies on its worse side."""
+    if score.interval is None:
+        return False
+    return score.interval[1] < 0 if score.higher_is_better else score.interval[0] > 0
 
 
 def _size(new: float, old: float, limit: float) -> _Found:

@@ -160,9 +160,12 @@ def run(
 def quality(subject: Subject, reference: Path, scenario: str, images: ImageSet, out: Path) -> Quality:
     """MLPerf's accuracy mode: every image once through LoadGen, of an engine and of FP32; logs below `out`.
 
-    Raises as `run`; InputError where a label fits no class, UsageError where the engine was calibrated on some image.
+    Raises as `run`; InputError where a label fits no class, UsageError where the engine was calibrated on some image,
+    or is no classifier.
     """
     loadgen = _loadgen()
+    if (task := onnx_io.info(subject.path).task) != "classification":
+        raise UsageError(f"{subject.path} is for {task}, MLPerf's quality is top-1; leave --reference out.")
     images.refuse(store.calibration(subject.path), f"of {subject.path}")
     shares = []
     for name, path in (("accuracy", subject.path), ("reference", reference)):

@@ -23,7 +23,7 @@ from edgeres.quantization.calibrate import calibrate
 from edgeres.quantization.quantize import find_options, quantize
 from edgeres.recipe import Recipe, TargetPart
 from edgeres.report import FILE
-from edgeres.schema import Accuracy, Cell, Latency, Model, Report
+from edgeres.schema import Cell, Latency, Model, Report
 from edgeres.store import Artifact, Sidecar
 from edgeres.types import Precision, Target
 
@@ -103,8 +103,9 @@ class _Run:
             batch=model.batch,
             preprocess=model.preprocess,
             classes=model.classes,
+            task=model.task,
         )
-        self._told(made, f"parity with torch: {made.sidecar.results['relative']:.1e} of the largest logit")
+        self._told(made, f"parity with torch: {made.sidecar.results['relative']:.1e} of the largest output")
         return made
 
     def _calibrate(self, images: ImageSet) -> None:
@@ -236,23 +237,24 @@ class _Run:
             target=str(cell.target),
             precision=cell.precision,
             scheme=cell.scheme,
-            accuracy=self._accuracy(cell, cells, evaluation),
+            **self._accuracy(cell, cells, evaluation),
             **cell.known,
         )
 
-    def _accuracy(self, cell: _Cell, cells: Sequence[_Cell], evaluation: ImageSet) -> Accuracy | None:
-        """Against FP32 on the same target, or else on the first that ran."""
+    def _accuracy(self, cell: _Cell, cells: Sequence[_Cell], evaluation: ImageSet) -> dict[str, Any]:
+        """`accuracy` or `scores` of a cell, against FP32 on the same target, or else on the first that ran."""
         if cell.predictions is None:
-            return None
-        found = evaluate.predictions(cell.predictions)
-        if cell.precision is Precision.FP32:
-            if evaluate.guesses(found):
-                self.progress.say(f"{cell.target} {cell.precision}: {evaluate.GUESSES}")
-            return evaluate.accuracy(found)
-        exact = {c.target: c.predictions for c in cells if c.precision is Precision.FP32 and c.predictions}
-        path = exact.get(cell.target, next(iter(exact.values()), None))
-        compared = evaluate.accuracy(found, None if path is None else evaluate.predictions(path))
-        return evaluate.illustrated(compared, evaluation)
+            return {}
+        found, reference = evaluate.predictions(cell.predictions), None
+        if cell.precision is not Precision.FP32:
+            exact = {c.target: c.predictions for c in cells if c.precision is Precision.FP32 and c.predictions}
+            path = exact.get(cell.target, next(iter(exact.values()), None))
+            reference = None if path is None else evaluate.predictions(path)
+        if found.task != "classification":
+            return {"scores": evaluate.scores(found, reference)}
+        if cell.precision is Precision.FP32 and evaluate.guesses(found):
+            self.progress.say(f"{cell.target} {cell.precision}: {evaluate.GUESSES}")
+        return {"accuracy": evaluate.illustrated(evaluate.accuracy(found, reference), evaluation)}
 
     def _told(self, made: Artifact, more: str) -> None:
         name = made.path.relative_to(self.folder).as_posix()
@@ -262,5 +264,6 @@ class _Run:
 
 def _model(exported: Artifact) -> Model:
     info = onnx_io.info(exported.path)
-    parity = {name: float(value) for name, value in exported.sidecar.results.items()}
-    return Model(arch=info.arch, classes=info.outputs, digest=exported.sidecar.digest, parity=parity)
+    parity = {name: float(value) for name, value in exported.sidecar.results.items() if value is not None}
+    digest = exported.sidecar.digest
+    return Model(arch=info.arch, task=info.task, classes=info.outputs, digest=digest, parity=parity)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from edgeres.errors import InputError, UsageError
-from edgeres.types import Precision, Target
+from edgeres.types import Precision, Target, Task
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,6 +26,7 @@ class ModelPart(Part):
     weights: Path
     arch: str | None = None
     classes: list[str] = []
+    task: Task = "classification"
     opset: int = 19
     batch: int | None = Field(default=None, ge=1)
     preprocess: dict[str, Any] = {}

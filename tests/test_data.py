@@ -144,8 +144,8 @@ ZEROS = np.zeros((2, 4, 4, 3), np.uint8)
         {"images": ZEROS},
         {"labels": np.zeros(2)},
         {"images": ZEROS, "labels": np.zeros(3, int)},
-        {"images": ZEROS, "labels": np.zeros((2, 1), int)},
-        {"images": ZEROS, "labels": np.array([0.5, 1.5])},
+        {"images": ZEROS, "labels": np.full((2, 1), 2)},
+        {"images": ZEROS, "labels": np.zeros((2, 1, 1))},
         {"images": ZEROS, "labels": np.array(["cat", "dog"])},
         {"images": ZEROS, "labels": np.array([0, None])},
         {"images": ZEROS.astype(np.float32), "labels": np.zeros(2, int)},
@@ -418,7 +418,7 @@ def test_labels_become_indices(labels: list[str], classes: tuple[str, ...], coun
     ],
 )
 def test_labels_that_fit_no_class_are_refused(labels: list[str], classes: tuple[str, ...], count: int) -> None:
-    with pytest.raises(InputError, match=r"a\.npz.*name the folders by"):
+    with pytest.raises(InputError, match=r"a\.npz.*name folders and labels by"):
         labelled(*labels).indices(classes, count)
 
 

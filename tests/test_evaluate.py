@@ -163,7 +163,7 @@ def test_the_top_classes_are_those_with_the_largest_logits(
 ) -> None:
     told: list[int] = []
     found = predict(exported, CPU, images, progress=told.append)
-    np.testing.assert_array_equal(found.top, np.argsort(-logits, 1)[:, :5])
+    np.testing.assert_array_equal(found.outputs, np.argsort(-logits, 1)[:, :5])
     names = onnx_io.info(exported).classes
     assert [names[label] for label in found.labels] == [Path(name).parts[0] for name in images.names]
     assert found.names == images.names
@@ -179,8 +179,8 @@ def test_a_fixed_batch_with_a_remainder_predicts_the_same(
 ) -> None:
     told: list[int] = []
     found = predict(fixed(exported, batch, tmp_path / "x.onnx"), CPU, images, progress=told.append)
-    np.testing.assert_array_equal(found.top, np.argsort(-logits, 1)[:, :5])
-    assert sum(told) == len(found.top) == len(images)
+    np.testing.assert_array_equal(found.outputs, np.argsort(-logits, 1)[:, :5])
+    assert sum(told) == len(found.outputs) == len(images)
 
 
 @pytest.mark.parametrize("target", [CPU, Target("openvino", "cpu")], ids=str)
@@ -192,11 +192,11 @@ def test_int8_predicts_for_an_image_what_it_predicts_for_it_alone_and_in_any_ord
         pytest.importorskip("openvino", reason="the extra `openvino` is not installed")
     model = quantize(exported, calibrated, tmp_path / "x.onnx", scheme=target.backend).path
     store.sidecar_path(model).unlink()  # which tells that the images calibrated it
-    whole = predict(model, target, images, threads=threads).top
+    whole = predict(model, target, images, threads=threads).outputs
     order = np.random.default_rng(1).permutation(len(images))
-    np.testing.assert_array_equal(predict(model, target, images.take(order), threads=threads).top, whole[order])
+    np.testing.assert_array_equal(predict(model, target, images.take(order), threads=threads).outputs, whole[order])
     for index in (0, 7, 13):
-        np.testing.assert_array_equal(predict(model, target, images.take([index])).top[0], whole[index])
+        np.testing.assert_array_equal(predict(model, target, images.take([index])).outputs[0], whole[index])
 
 
 def test_images_that_calibrated_are_refused_under_any_name(
@@ -214,7 +214,7 @@ def test_images_that_calibrated_are_refused_under_any_name(
         with pytest.raises(UsageError, match=said):
             predict(path, CPU, new)
     assert predict(engine, CPU, new.take([1])).names == ("frog/b.png",)
-    assert len(predict(exported, CPU, new).top) == 2, "FP32 was calibrated on nothing"
+    assert len(predict(exported, CPU, new).outputs) == 2, "FP32 was calibrated on nothing"
 
 
 def test_flipped_images_are_shown_small_and_one_that_is_gone_is_not(image_folder: Path, tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_flipped_images_are_shown_small_and_one_that_is_gone_is_not(image_folder
     zeros = np.zeros((len(names), 1), np.int64)
     first = Predictions(zeros, zeros[:, 0], names, ("x", "y"), "d")
     (root / "airplane" / "0.png").write_bytes(b"broken")
-    flipped = illustrated(accuracy(replace(first, top=zeros + 1), first), images).flipped
+    flipped = illustrated(accuracy(replace(first, outputs=zeros + 1), first), images).flipped
     assert [flip.name for flip in flipped] == list(names)
     pictures = [flip.thumbnail for flip in flipped]
     assert [index for index, picture in enumerate(pictures[:24]) if picture is None] == [1, 2, 23]
@@ -254,8 +254,8 @@ def test_five_classes_or_fewer_keep_the_first_alone(
     )
     found = predict(tmp_path / "x.onnx", CPU, known)
     kept = [index for index, name in enumerate(images.names) if name in known.names]
-    np.testing.assert_array_equal(found.top[:, 0], logits[kept][:, :classes].argmax(1))
-    assert found.top.shape == (len(known), 5 if classes > 5 else 1)
+    np.testing.assert_array_equal(found.outputs[:, 0], logits[kept][:, :classes].argmax(1))
+    assert found.outputs.shape == (len(known), 5 if classes > 5 else 1)
     assert (accuracy(found).top5 is None) == (classes <= 5)
 
 
@@ -265,7 +265,7 @@ def test_equal_logits_are_ranked_by_index(exported: Path, images: ImageSet, monk
 
     engine = SimpleNamespace(input_shape=(None, 3, 32, 32), stream=stream)
     monkeypatch.setattr(engines, "load", lambda *_, **__: engine)
-    assert predict(exported, CPU, images).top.tolist() == [[0, 1, 2, 3, 4]] * len(images)
+    assert predict(exported, CPU, images).outputs.tolist() == [[0, 1, 2, 3, 4]] * len(images)
 
 
 def test_labels_that_fit_no_class_are_refused_before_the_engine_is_loaded(
@@ -283,7 +283,7 @@ def test_logits_that_are_no_numbers_are_refused_with_the_images(
     (bias,) = (one for one in model.graph.initializer if one.name == "fc.bias")
     bias.CopyFrom(numpy_helper.from_array(np.full(10, np.nan, np.float32), bias.name))
     onnx.save(model, tmp_path / "x.onnx")
-    with pytest.raises(BuildError, match=r"x\.onnx gives NaN or infinite logits on airplane/0\.png, .*build it again"):
+    with pytest.raises(BuildError, match=r"x\.onnx gives NaN or infinite outputs on airplane/0\.png, .*build it again"):
         predict(tmp_path / "x.onnx", CPU, images)
 
 
@@ -291,7 +291,7 @@ def test_predictions_are_kept_and_not_made_twice(exported: Path, images: ImageSe
     path = tmp_path / "x.npz"
     assert evaluate(exported, CPU, images, path).made
     kept, fresh = predictions(path), predict(exported, CPU, images)
-    np.testing.assert_array_equal(kept.top, fresh.top)
+    np.testing.assert_array_equal(kept.outputs, fresh.outputs)
     np.testing.assert_array_equal(kept.labels, fresh.labels)
     assert (kept.names, kept.classes, kept.dataset) == (fresh.names, fresh.classes, fresh.dataset)
     assert (kept.images_per_second or 0) > 0

@@ -21,7 +21,7 @@ LAYERS = (
     {"engines"},
     {"backends"},
     {"data", "models", "onnx_io", "canonical", "machine", "progress", "qdq", "recipe", "gate"},
-    {"store", "schema", "bootstrap", "figures"},
+    {"store", "schema", "bootstrap", "figures", "labels"},
     {"types"},
     {"errors"},
 )

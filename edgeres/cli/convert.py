@@ -26,6 +26,10 @@ def export(
     std: Annotated[str | None, typer.Option(help="Three numbers, comma between: 0.229,0.224,0.225")] = None,
     interpolation: Annotated[str | None, typer.Option(help="nearest, bilinear, bicubic or lanczos.")] = None,
     classes: Annotated[Path | None, typer.Option(help="Text file with one class name a line.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="What the head is for: classification, multi-label or regression.")
+    ] = None,
+    embedding: Annotated[bool, typer.Option("--embedding", help="Drop the head: the pooled features.")] = False,
     data: Annotated[Path | None, typer.Option("--data", "-d", help="Images that prove the parity.")] = None,
     listed: Annotated[bool, typer.Option("--list", help="List the architectures.")] = False,
     as_json: AsJson = False,
@@ -33,12 +37,16 @@ def export(
     """Turn a checkpoint into ONNX and prove it against torch."""
     from edgeres import export as step
     from edgeres.data import open_images
+    from edgeres.figures import outputs
 
     if listed:
         show("\n".join(step.architectures()), {"architectures": step.architectures()}, as_json)
         return
     if weights is None or out is None:
         raise UsageError("export needs --weights and --out; see `edgeres export --help`.")
+    if embedding and (task or classes):
+        raise UsageError("--embedding drops the head; leave --task and --classes out.")
+    chosen: Any = task or ("embedding" if embedding else "classification")
     given = {
         "crop": size,
         "resize": resize,
@@ -54,13 +62,15 @@ def export(
         batch=batch,
         preprocess={name: value for name, value in given.items() if value is not None},
         classes=_lines(classes),
+        task=chosen,
         images=open_images(data) if data else None,
     )
     parity, model = made.sidecar.results, made.sidecar.parameters["model"]
+    top1 = "" if parity["agreement"] is None else f", top-1 agreement {parity['agreement']:.0%}"
     text = (
-        f"{out}: {model['arch']}, {model['outputs']} classes, opset {opset}{unchanged(made)}\n"
+        f"{out}: {model['arch']}, {outputs(model['task'], model['outputs'])}, opset {opset}{unchanged(made)}\n"
         f"parity with torch on {parity['images']} images: largest difference {parity['largest']:.2g} "
-        f"({parity['relative']:.1e} of the largest logit), top-1 agreement {parity['agreement']:.0%}"
+        f"({parity['relative']:.1e} of the largest output){top1}"
     )
     show(text, {"out": str(out), **model, "parity": parity}, as_json)
 

@@ -126,7 +126,7 @@ def evaluate(
     """Measure the accuracy of an engine on labelled images."""
     from edgeres import evaluate as step
     from edgeres.data import open_images
-    from edgeres.report import accuracy
+    from edgeres.report import accuracy, scores
     from edgeres.types import Target
 
     images = open_images(data)
@@ -140,6 +140,12 @@ def evaluate(
         _same_network(reference, engine)
     predicted = predict(engine)
     against = predict(reference) if reference else None
+    if predicted.task != "classification":
+        figures, rate = step.scores(predicted, against), predicted.images_per_second
+        head = f"{engine} on {target}, {len(chosen)} images, {rate:.1f} images/s"
+        values = {"images_per_second": rate, "scores": [figure.model_dump() for figure in figures]}
+        show("\n".join([head, *scores.lines(figures)]), values, as_json)
+        return
     found, exact = step.accuracy(predicted, against), step.accuracy(against) if against else None
     notes = [step.GUESSES] if step.guesses(against or predicted) else []
     first, *others = accuracy.lines(found, exact)
@@ -169,13 +175,15 @@ def targets(as_json: AsJson = False) -> None:
 
 def _same_network(reference: Path, engine: Path) -> None:
     """UsageError where two files do not share what files of one network share."""
+    from dataclasses import replace
+
     from edgeres import onnx_io, store
 
     sidecar = store.read_sidecar(reference)
     if sidecar and sidecar.kind == "quantized":
         raise UsageError(f"{reference} is quantized; give the FP32 file as --reference.")
     one, other = onnx_io.info(reference), onnx_io.info(engine)
-    if (one.outputs, one.classes, one.preprocess) != (other.outputs, other.classes, other.preprocess):
+    if replace(one, arch="") != replace(other, arch=""):
         raise UsageError(
-            f"{reference} has other classes or preprocessing than {engine}; give the FP32 file of the same."
+            f"{reference} has another task, other classes or preprocessing than {engine}; give the FP32 file of the same."
         )

@@ -4,7 +4,7 @@ import csv
 import io
 import re
 
-from edgeres.report import table
+from edgeres.report import scores, table
 from edgeres.schema import Report
 
 LEFT_OUT = ("interval", "spread", "p50_interval", "agreement_interval")
@@ -13,11 +13,12 @@ LEFT_OUT = ("interval", "spread", "p50_interval", "agreement_interval")
 
 def render(report: Report) -> str:
     """One line a cell, with a heading; lines end in CR LF."""
-    columns = [column for key, column in table.COLUMNS.items() if key not in LEFT_OUT]
+    rows = table.rows(report)
+    columns = [column for key, column in scores.columns(rows).items() if key not in LEFT_OUT]
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\r\n")
     writer.writerow(column.heading for column in columns)
-    writer.writerows([_safe(column.value(row)) for column in columns] for row in table.rows(report))
+    writer.writerows([_safe(column.value(row)) for column in columns] for row in rows)
     return written.getvalue()
 
 

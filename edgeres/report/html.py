@@ -11,6 +11,7 @@ from html import escape
 from importlib import resources
 from string import Template
 
+from edgeres.figures import outputs
 from edgeres.report import sections, table, words
 from edgeres.report.grid import Entry, grid, precision
 from edgeres.report.sections import prose
@@ -43,7 +44,7 @@ def render(report: Report) -> str:
         style=style,
         script=script,
         name=escape(report.name),
-        summary=escape(f"{report.model.arch}, {report.model.classes} classes, on {report.machine.cpu}"),
+        summary=escape(f"{report.model.arch}, {outputs(report.model.task, report.model.classes)}, on {report.machine.cpu}"),
         created=escape(report.created),
         moment=escape(words.moment(report)),
         verdict=_section("Verdict", _verdict(report, rows)),

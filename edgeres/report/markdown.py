@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from edgeres.report import table, words
+from edgeres.report import scores, table, words
 from edgeres.report.table import decibel
 from edgeres.schema import LayerError, Report
 
@@ -24,12 +24,12 @@ def render(report: Report) -> str:
         f"## {escape(report.name)}: {escape(report.model.arch)} in INT8",
         " ".join(escape(said) for said in words.verdict(report)),
         _table(table.rows(report), KEYS),
-        f"<sub>{escape(table.LEGEND)}</sub>",
+        f"<sub>{escape(scores.legend(table.rows(report)))}</sub>",
         notes,
     ]
     folds = {
         "Latency": _cells(report, LATENCY),
-        "Accuracy": _cells(report, ACCURACY),
+        "Accuracy": _scores(report) or _cells(report, ACCURACY),
         "Errors by layer": _errors(report),
         "Precision by layer": _precisions(report),
         "Environment": _environment(report),
@@ -81,15 +81,26 @@ def _cells(report: Report, keys: Sequence[str]) -> str:
     return _table(measured, keys) if measured else ""
 
 
+def _scores(report: Report) -> str:
+    found = scores.details(table.rows(report))
+    body = [
+        [code(row.target), str(row.precision), escape(f"{score.name}{scores.symbol(score.unit)}"), *map(escape, texts)]
+        + [str(score.images)]
+        for row, score, texts in found
+    ]
+    return _grid(scores.DETAILS, body, numbers=5) if body else ""
+
+
 def _table(rows: Sequence[table.Row], keys: Sequence[str]) -> str:
     """Where a cell has no figures, its p50 says why."""
+    columns, keys = scores.columns(rows), scores.keys(rows, keys)
 
     def written(row: table.Row, key: str) -> str:
-        column = table.COLUMNS[key]
+        column = columns[key]
         return escape(column.words(row) if row.has_figures or key == "p50" else column.text(row))
 
     body = [[code(row.target), *(written(row, key) for key in keys[1:])] for row in rows]
-    return _grid([table.COLUMNS[key].heading for key in keys], body, numbers=len(keys) - 2)
+    return _grid([columns[key].heading for key in keys], body, numbers=len(keys) - 2)
 
 
 def _flips(report: Report) -> str:

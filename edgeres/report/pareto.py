@@ -7,8 +7,9 @@ from html import escape
 from itertools import pairwise
 
 from edgeres.figures import number
-from edgeres.report import svg
+from edgeres.report import scores, svg
 from edgeres.report.table import Row
+from edgeres.schema import Score
 from edgeres.types import Precision
 
 _GLYPH, _LINE, _MARK = 7.2, 16.0, 6.0
@@ -17,44 +18,52 @@ _GLYPH, _LINE, _MARK = 7.2, 16.0, 6.0
 
 @dataclass(frozen=True)
 class _Point:
+    """`level` and `interval` as they are told, shares in percent; negative where less is better: up is better."""
+
     row: Row
     latency: float
-    top1: float
+    level: float
     interval: tuple[float, float]
 
 
+def shown(row: Row) -> bool:
+    """Whether a row is in the picture: with p50, and top-1 or the headline of its scores."""
+    return bool(row.p50 and (row.top1 is not None or row.headline))
+
+
 def pareto(rows: Sequence[Row], width: int, height: int) -> str:
-    """p50 (logarithmic, so that equal steps are equal speed-ups) against top-1, for every row that has both."""
-    points = [
-        _Point(row, row.p50, row.top1, row.top1_interval or (row.top1, row.top1))
-        for row in rows
-        if row.p50 and row.top1 is not None
-    ]
-    frame = svg.Box(36.0, 26.0, width - 10.0, height - 42.0)
+    """p50 (logarithmic, so that equal steps are equal speed-ups) against top-1, or the headline of the scores, for
+    every row that is `shown`; better is up."""
+    points = [_point(row) for row in rows if shown(row)]
     fast, slow = min(p.latency for p in points) / 1.3, max(p.latency for p in points) * 1.3
     low, high = min(p.interval[0] for p in points), max(p.interval[1] for p in points)
-    margin = max(0.06 * (high - low), 0.25)
-    low, high = max(low - margin, 0.0), high + margin
+    headline = points[0].row.headline
+    share = headline is None or headline.unit == "share"
+    margin = max(0.06 * (high - low), 0.25 if share else 0.01 * abs(high)) or 1.0
+    low, high = max(low - margin, 0.0) if low >= 0 else low - margin, high + margin
+    ticks = _steps(low, min(high, 100.0) if share else high)
+    named = [f"{abs(tick):g}" for tick in ticks]
+    frame = svg.Box(max(36.0, 8 + _GLYPH * max(map(len, named))), 26.0, width - 10.0, height - 42.0)
 
     def x(latency: float) -> float:
         return frame.left + (frame.right - frame.left) * math.log(latency / fast) / math.log(slow / fast)
 
-    def y(top1: float) -> float:
-        return frame.bottom - (frame.bottom - frame.top) * (top1 - low) / (high - low)
+    def y(level: float) -> float:
+        return frame.bottom - (frame.bottom - frame.top) * (level - low) / (high - low)
 
     drawn = [svg.grid([(x(tick), f"{tick:g}") for tick in _decades(fast, slow)], frame, upright=True)]
-    drawn.append(svg.grid([(y(tick), f"{tick:g}") for tick in _steps(low, min(high, 100.0))], frame, upright=False))
+    drawn.append(svg.grid([(y(tick), name) for tick, name in zip(ticks, named, strict=True)], frame, upright=False))
     drawn.append(
         svg.text((frame.left + frame.right) / 2, height - 4.0, "p50, milliseconds (logarithmic)", "axis middle")
     )
-    drawn.append(svg.text(0, 12, "top-1, %", "axis"))
+    drawn.append(svg.text(0, 12, _axis(headline), "axis"))
     best = _best(points)
-    front = [(x(p.latency), y(p.top1)) for p in best]
+    front = [(x(p.latency), y(p.level)) for p in best]
     drawn.append(f'<path class="front" d="{_staircase(front)}"/>')
     treads = [svg.Box(left, down - 1, right, down + 1) for (left, down), (right, _) in pairwise(front)]
     whiskers = [svg.Box(x(p.latency) - 1, y(p.interval[1]), x(p.latency) + 1, y(p.interval[0])) for p in points]
     drawn += [svg.line("whisker", (w.left + 1, w.top), (w.left + 1, w.bottom)) for w in whiskers]
-    marks = [_square(x(p.latency), y(p.top1)) for p in points]
+    marks = [_square(x(p.latency), y(p.level)) for p in points]
     labels = place([p.row.name for p in points], marks, frame, [*whiskers, *treads])
     for point, mark, label in zip(points, marks, labels, strict=True):
         centre = (mark.left + _MARK, mark.top + _MARK)
@@ -68,7 +77,7 @@ def pareto(rows: Sequence[Row], width: int, height: int) -> str:
             at, side = (label.right - 2, "end") if label.right < mark.left else (label.left + 2, "start")
         drawn.append(svg.text(at, label.bottom - 4, point.row.name, f"label {side} {point.row.precision}"))
     said = "; ".join(f"{_said(point)}{' (on the front)' if point in best else ''}" for point in points)
-    return svg.svg("pareto", width, height, "Latency against top-1", said, drawn)
+    return svg.svg("pareto", width, height, f"Latency against {_axis(headline).partition(',')[0]}", said, drawn)
 
 
 def place(
@@ -100,15 +109,36 @@ def place(
     return placed
 
 
+def _point(row: Row) -> _Point:
+    """The whisker of a score is that of FP32's, or of the difference to it."""
+    score, latency = row.headline, row.p50 or 0.0
+    if score is None:
+        top1 = row.top1 or 0.0
+        return _Point(row, latency, top1, row.top1_interval or (top1, top1))
+    scale = (100 if score.unit == "share" else 1) * (1 if score.higher_is_better else -1)
+    from_, (low, high) = score.reference or 0.0, score.interval or (score.value, score.value)
+    ends = sorted((scale * (from_ + low), scale * (from_ + high)))
+    return _Point(row, latency, scale * score.value, (ends[0], ends[1]))
+
+
+def _axis(headline: Score | None) -> str:
+    if headline is None:
+        return "top-1, %"
+    unit = scores.symbol(headline.unit).strip()
+    return f"{headline.name}, {unit}" if unit else headline.name
+
+
 def _said(point: _Point) -> str:
-    return f"{point.row.name} {number(point.latency)} ms, {point.top1:.2f} %"
+    score = point.row.headline
+    value = f"{score.name} {scores.write(score.value, score.unit)}{scores.symbol(score.unit)}" if score else ""
+    return f"{point.row.name} {number(point.latency)} ms, {value or f'{point.level:.2f} %'}"
 
 
 def _best(points: Sequence[_Point]) -> list[_Point]:
     """Those that no other is both faster and more accurate than, fastest first."""
     front: list[_Point] = []
-    for point in sorted(points, key=lambda p: (p.latency, -p.top1)):
-        if not front or point.top1 > front[-1].top1:
+    for point in sorted(points, key=lambda p: (p.latency, -p.level)):
+        if not front or point.level > front[-1].level:
             front.append(point)
     return front
 
@@ -131,8 +161,9 @@ def _decades(low: float, high: float) -> list[float]:
 
 def _steps(low: float, high: float) -> list[float]:
     """At most seven round numbers between two bounds."""
-    step = next(s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if (high - low) / s <= 6)
-    return [round(step * i, 1) for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    sizes = (multiple * 10.0**power for power in range(-9, 9) for multiple in (1, 2, 5))
+    step = next(size for size in sizes if (high - low) / size <= 6 + 1e-9)
+    return [round(step * i, 9) for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _square(x: float, y: float) -> svg.Box:

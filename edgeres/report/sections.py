@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 from edgeres.figures import MINUS, MISSING, number, points
-from edgeres.report import pareto, svg, table, words
+from edgeres.report import pareto, scores, svg, table, words
 from edgeres.report.grid import Entry, entries, folded, grid, precision, ranked
 from edgeres.report.table import Row, decibel
-from edgeres.schema import Flip, LayerError, LayerPrecision, Report
+from edgeres.schema import Flip, LayerError, LayerPrecision, Report, Score
 
 CELL = ("target", "precision")
 RESULTS = ("p50", "p90", "p99", "speedup", "top1", "interval", "drop", "agreement", "size", "scheme")
@@ -31,7 +31,7 @@ def results(report: Report, rows: Sequence[Row]) -> str:
     measured, others = [row for row in rows if row.has_figures], [row for row in rows if not row.has_figures]
     parts = []
     if measured:
-        parts += [_cells("Measured engines", RESULTS, measured), f'<p class="legend">{prose(table.LEGEND)}</p>']
+        parts += [_cells("Measured engines", RESULTS, measured), f'<p class="legend">{prose(scores.legend(rows))}</p>']
     if others:
         parts.append(_cells("Engines not measured here", UNMEASURED, others))
     notes = "".join(f"<li>{prose(note)}</li>" for note in words.notes(report))
@@ -39,23 +39,27 @@ def results(report: Report, rows: Sequence[Row]) -> str:
 
 
 def _cells(caption: str, keys: Sequence[str], rows: Sequence[Row]) -> str:
-    columns = [table.COLUMNS[key] for key in keys]
-    headings = [table.COLUMNS[key].heading for key in (*CELL, *keys)]
+    known = scores.columns(rows)
+    columns = [known[key] for key in scores.keys(rows, keys)]
+    headings = [*CELL, *(column.heading for column in columns)]
     return grid(caption, headings, [entries(row, columns) for row in rows])
 
 
 def speed_and_accuracy(rows: Sequence[Row]) -> str:
     """The picture of both, twice: for wide and for narrow pages."""
-    images = {row.images for row in rows if row.p50 and row.top1 is not None}
+    images = {row.images for row in rows if pareto.shown(row)}
     if not images:
         return ""
     counted = " or ".join(str(count) for count in images)
-    absent = words.several(row for row in rows if not (row.p50 and row.top1 is not None))
+    absent = words.several(row for row in rows if not pareto.shown(row))
+    sure = "all engines see the same images, so differences between them are surer than the whiskers suggest."
+    if any(row.headline for row in rows):
+        sure = "that of an engine beside FP32 is of its difference to FP32, image by image."
     return (
         f"<figure>{pareto.pareto(rows, 1040, 420)}{pareto.pareto(rows, 360, 400)}"
         "<figcaption>Up and to the left is better; the line joins those that no other beats in both. Whiskers are 95 % "
-        f"intervals on {counted} images; all engines see the same images, so differences between them are surer than "
-        f"the whiskers suggest.{escape(f' Not in the picture, as not measured here: {absent}.') if absent else ''}"
+        f"intervals on {counted} images; {sure}"
+        f"{escape(f' Not in the picture, for want of a figure: {absent}.') if absent else ''}"
         "</figcaption></figure>"
     )
 
@@ -117,6 +121,8 @@ def _known(value: float | None, write: Callable[[float], str], absent: str = MIS
 
 def accuracy(rows: Sequence[Row]) -> str:
     """All figures, and the classes, those that lost most first."""
+    if any(row.cell.scores for row in rows):
+        return _scores(rows)
     found = [row for row in rows if row.cell.accuracy]
     if not found:
         return ""
@@ -147,6 +153,30 @@ def accuracy(rows: Sequence[Row]) -> str:
     headings = ("class", "target", "precision", "images", "top-1 %", "FP32 %", "change")
     by_class = ranked("Top-1 by class", headings, body, len(classes)) if body else f"<p>By class: {MISSING}.</p>"
     return f'{_cells("Accuracy in detail", ACCURACY, found)}<p class="legend">{prose(legend)}</p>{by_class}'
+
+
+def _scores(rows: Sequence[Row]) -> str:
+    """A line a score."""
+    body = [
+        [
+            Entry(row.target),
+            Entry(str(row.precision), "", precision(str(row.precision))),
+            Entry(f"{score.name}{scores.symbol(score.unit)}"),
+            *(Entry(text, value) for text, value in zip(texts, _values(score), strict=True)),
+            Entry(str(score.images), score.images),
+        ]
+        for row, score, texts in scores.details(rows)
+    ]
+    legend = (
+        "Intervals are 95 %, bootstrap over the images, paired: of the change, or of the value where nothing is compared. "
+        "Where that of a change leaves out zero, it is no chance."
+    )
+    return f'{grid("Scores", scores.DETAILS, body)}<p class="legend">{prose(legend)}</p>'
+
+
+def _values(score: Score) -> list[float | None]:
+    """What the texts of `scores.details` are sorted by."""
+    return [score.value, score.reference, scores.difference(score), score.interval[0] if score.interval else None]
 
 
 def _percent(share: float | None) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeres.figures import MINUS, MISSING, number, points
-from edgeres.schema import Accuracy, Cell, Latency, McNemar, Report
+from edgeres.schema import Accuracy, Cell, Latency, McNemar, Report, Score
 from edgeres.types import Precision
 
 NOTHING = "—"
@@ -51,7 +51,17 @@ class Row:
 
     @property
     def has_figures(self) -> bool:
-        return bool(self.cell.latency or self.cell.accuracy)
+        return bool(self.cell.latency or self.cell.accuracy or self.cell.scores)
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether this is what others are compared with."""
+        return self.precision is Precision.FP32
+
+    @property
+    def headline(self) -> Score | None:
+        """The first score, of a task other than classification."""
+        return next(iter(self.cell.scores), None)
 
     @property
     def p50(self) -> float | None:
@@ -59,8 +69,9 @@ class Row:
 
     @property
     def images(self) -> int | None:
-        """How many images `top1` was found on."""
-        return self.cell.accuracy.images if self.cell.accuracy else None
+        """How many images `top1`, or the headline, was found on."""
+        found = self.cell.accuracy or self.headline
+        return found.images if found else None
 
     @property
     def top1(self) -> float | None:
@@ -141,7 +152,7 @@ class Column:
         """Says why where there is no value."""
         if self.value(row) is not None:
             return self.text(row)
-        reference = self.relative and row.precision is Precision.FP32 and row.cell.accuracy
+        reference = self.relative and row.is_reference and row.status == "measured"
         return "reference" if reference else _STATES[row.status]
 
 
@@ -244,8 +255,10 @@ COLUMNS: Mapping[str, Column] = {
 }
 """By key; each renderer chooses and orders its own."""
 
-LEGEND = (
-    "p50, p90, p99: milliseconds per call, host to host. Speed-up: p50 of FP32 on the same target divided by this p50. "
+SPEED = (
+    "p50, p90, p99: milliseconds per call, host to host. Speed-up: p50 of FP32 on the same target divided by this p50."
+)
+TOP1 = (
     "Top-1 with its 95 % interval. Drop: points of top-1 lost against FP32 on the same images; below zero is a gain. "
     "Agree: share of images with the same top-1 as FP32."
 )

@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgeres.report import table, words
+from edgeres.report import scores, table, words
 from edgeres.schema import Report
 
 NARROW, WIDE = 76, 100
@@ -19,6 +19,8 @@ def show(report: Report, console: Console) -> None:
         keys += ["agreement", "size"]
     if console.width >= WIDE:
         keys[3:3] = ["p90", "p99"]
+    rows = table.rows(report)
+    keys, columns = scores.keys(rows, keys), scores.columns(rows)
     grid = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     for key in keys:
         if key == "target":
@@ -26,12 +28,12 @@ def show(report: Report, console: Console) -> None:
         elif key == "precision":
             grid.add_column("", no_wrap=True)
         else:
-            grid.add_column(table.COLUMNS[key].heading, justify="right", no_wrap=True)
+            grid.add_column(columns[key].heading, justify="right", no_wrap=True)
     before = None
-    for row in table.rows(report):
-        texts = [Text(table.COLUMNS[key].text(row).replace(" vs ", "\nvs ")) for key in keys]
+    for row in rows:
+        texts = [Text(columns[key].text(row).replace(" vs ", "\nvs ")) for key in keys]
         if row.status != "measured" and row.p50 is None:
-            texts[keys.index("p50")] = Text(table.COLUMNS["p50"].words(row))
+            texts[keys.index("p50")] = Text(columns["p50"].words(row))
         if row.target == before:
             texts[0] = Text()
         before = row.target

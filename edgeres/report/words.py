@@ -4,9 +4,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from edgeres.figures import number, points
+from edgeres.figures import number, outputs, points
+from edgeres.report import scores
 from edgeres.report.table import NOTHING, TIMES, Row, decibel, rows
-from edgeres.schema import Cell, LayerError, LayerPrecision, Report
+from edgeres.schema import Cell, LayerError, LayerPrecision, Report, Score
 from edgeres.types import Precision
 
 SUMMANDS = ("shortcut", "branch")
@@ -37,10 +38,24 @@ def pace(row: Row) -> tuple[str, str]:
 
 def loss(row: Row) -> tuple[str, str]:
     """The drop as a figure and what it is: `("0.15", "points of top-1 lost")`."""
+    if row.headline:
+        return _change(row.headline)
     if row.drop is None:
         return NOTHING, "accuracy not compared with fp32"
     lost = round(row.drop, 2)
     return points(abs(lost)), "points of top-1 " + ("gained" if lost < 0 else "lost")
+
+
+def _change(score: Score) -> tuple[str, str]:
+    """The same of a headline: `("0.15", "points of mAP lost")`, `("1.2 %", "larger MAE")`, `("0.998", "cosine")`."""
+    off = scores.difference(score)
+    if off is None or score.reference is None:
+        return scores.write(score.value, score.unit) + scores.symbol(score.unit), score.name
+    if score.unit == "share":
+        lost = round(100 * off, 2)
+        return points(abs(lost)), f"points of {score.name} " + ("lost" if lost < 0 else "gained")
+    share = 100 * abs(off / score.reference) if score.reference else 0.0
+    return f"{share:.1f} %", f"{'smaller' if off < 0 else 'larger'} {score.name}"
 
 
 def sentence(row: Row) -> str:
@@ -55,6 +70,12 @@ def _claim(row: Row) -> str:
         text = f"{row.name} takes {took} ms, with nothing measured beside it to compare"
     else:
         text = f"{row.name} is {times} {faster} ({took} ms against {number(row.speedup * (row.p50 or 0.0))} ms)"
+    if row.headline:
+        figure, what = _change(row.headline)
+        value = scores.write(row.headline.value, row.headline.unit) + scores.symbol(row.headline.unit)
+        if row.headline.reference is None:
+            return f"{text}; its {row.headline.name} is {value} on {row.images} images."
+        return f"{text}: {figure} {what} ({value} on {row.images} images)."
     if row.top1 is None:
         return f"{text}; its accuracy was not measured."
     found = f"{points(row.top1)} % on {row.images} images"
@@ -159,10 +180,14 @@ def worst_first(errors: Sequence[LayerError]) -> list[LayerError]:
 def losses(errors: Sequence[LayerError]) -> str:
     """What a Q/DQ file keeps at its end, and where it loses most."""
     least = worst_first(errors)[0]
-    logits = next((f"The logits keep {decibel(e.sqnr_db)} dB. " for e in errors if e.role == "logits"), "")
+    kept = next((f"The {_output(e)} {decibel(e.sqnr_db)} dB. " for e in errors if e.role == "logits"), "")
     return (
-        f"{logits}The worst of {len(errors)} tensors is {least.name} ({least.role}) with {decibel(least.sqnr_db)} dB."
+        f"{kept}The worst of {len(errors)} tensors is {least.name} ({least.role}) with {decibel(least.sqnr_db)} dB."
     )
+
+
+def _output(error: LayerError) -> str:
+    return "logits keep" if error.name == "logits" else f"{error.name} keeps"
 
 
 def environment(report: Report) -> list[tuple[str, str]]:
@@ -170,7 +195,7 @@ def environment(report: Report) -> list[tuple[str, str]]:
     machine, model = report.machine, report.model
     found = [
         ("measured", moment(report)),
-        ("model", f"{model.arch}, {model.classes} classes"),
+        ("model", f"{model.arch}, {outputs(model.task, model.classes)}"),
         ("export against checkpoint", _listed(model.parity)),
         ("calibration", _listed({k: v for k, v in report.calibration.items() if k != "dataset"})),
         ("machine", f"{machine.cpu}, {machine.cores} cores, {number(machine.memory_gib)} GiB, {machine.architecture}"),
@@ -200,7 +225,7 @@ def digests(report: Report) -> list[tuple[str, str]]:
     """File or image set, and SHA-256 in hex."""
     found = {"FP32 ONNX": report.model.digest, "calibration images": str(report.calibration.get("dataset", ""))}
     for cell in report.cells:
-        if cell.accuracy:
-            found.setdefault("evaluation images", cell.accuracy.dataset)
+        for one in filter(None, (cell.accuracy, *cell.scores)):
+            found.setdefault("evaluation images", one.dataset)
     found |= {cell.engine: cell.digest for cell in report.cells if cell.engine and cell.digest}
     return [(name, value) for name, value in found.items() if value]
