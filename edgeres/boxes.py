@@ -3,7 +3,7 @@
 All of it outside the network, in float32: INT8 is for convolutions. Constants are torchvision's defaults.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,6 +93,11 @@ def retinanet(maps: Mapping[str, Array], image: tuple[int, int]) -> list[Boxes]:
         return suppress(Boxes(np.clip(found, 0, limits), scores, labels), OVERLAP, DETECTIONS)
 
     return [boxes(index) for index in range(len(logits[0]))]
+
+
+def detector(arch: str) -> Callable[[Mapping[str, Array], tuple[int, int]], list[Boxes]] | None:
+    """What makes boxes of the outputs of an architecture; None where edgeres has no such thing."""
+    return retinanet if arch.startswith("retinanet_") else None
 
 
 def _candidates(logits: Array, deltas: Array, around: Array) -> tuple[Array, Array, NDArray[np.int64]]:

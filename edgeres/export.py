@@ -4,7 +4,7 @@ import copy
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -23,8 +23,6 @@ from edgeres.types import Preprocess, Task
 if TYPE_CHECKING:
     import onnx
     import torch
-
-    from edgeres.models.resnet import ResNet
 
 OPSET = 19
 """The first in which Q/DQ takes float16 scales, as INT8 beside FP16 on TensorRT needs."""
@@ -46,6 +44,8 @@ class Parity:
     largest: float
     relative: float
     agreement: float | None
+    outputs: Mapping[str, float]
+    """The relative difference of each output by name."""
 
 
 def export(
@@ -58,6 +58,7 @@ def export(
     preprocess: Mapping[str, Any] | None = None,
     classes: Sequence[str] = (),
     task: Task = "classification",
+    features: Sequence[str] = (),
     images: ImageSet | None = None,
 ) -> Artifact:
     """Write the ONNX file of a trained ResNet, batch norm folded, and prove it on real images.
@@ -68,8 +69,10 @@ def export(
     dimension free; `preprocess` overrides fields of what is stored beside the weights or, where nothing is, of
     ImageNet's at the network's own size; `classes` names the outputs, by default as stored beside the weights;
     `task` says what the head is for: "multi-label" (each logit is a label of its own), "regression", or "embedding",
-    which drops the head; `images` (default: four photographs that come with edgeres) prove the parity. The input is
-    `input` float32 (N, 3, H, W), the output `logits` (N, classes) or `embedding` (N, D), the pooled features.
+    which drops the head; `features` names the maps of the stages to give instead, C2 ... C5, also of a detector's
+    backbone. A whole detector in torchvision's layout (`edgeres.models.detection`) is recognised. `images` (default: four photographs that come with edgeres) prove the parity. The input is
+    `input` float32 (N, 3, H, W), the output `logits` (N, classes), `embedding` (N, D), the pooled features, or the maps
+    (N, C, H, W) under their names.
 
     Raises UsageError, InputError for a checkpoint that does not fit, ParityError where ONNX Runtime and torch differ,
     MissingRuntime without torch.
@@ -77,7 +80,7 @@ def export(
     try:
         import torch
 
-        from edgeres.models import checkpoint
+        from edgeres.models import checkpoint, detection
         from edgeres.models.resnet import ARCHITECTURES
     except ImportError as error:
         raise MissingRuntime(f"export needs {error.name}; `pip install 'edgeres[export]'`.") from None
@@ -87,11 +90,16 @@ def export(
         raise UsageError(f"there is no task {task!r}; there are {', '.join(TASKS)}.")
     store.distinct(out, weights)
     loaded = checkpoint.read(weights)
-    name, model = checkpoint.load(arch, loaded)
-    outputs = model.fc.out_features
-    if task == "embedding":
-        outputs, model.fc = model.fc.in_features, torch.nn.Identity()
-    base = _default(ARCHITECTURES[name].size)
+    model: torch.nn.Module
+    if features or detection.recognise(loaded.state):
+        name, model = detection.load(arch, loaded, features)
+        outputs, task, ends = model.outputs, model.task, model.names
+    else:
+        name, model = checkpoint.load(arch, loaded)
+        outputs, ends = model.fc.out_features, ("embedding" if task == "embedding" else OUTPUT,)
+        if task == "embedding":
+            outputs, model.fc = model.fc.in_features, torch.nn.Identity()
+    base = _default(ARCHITECTURES[name].size if name in ARCHITECTURES else detection.SIDE)
     if loaded.preprocess is not None:
         base = Preprocess.parse(loaded.preprocess, str(weights))
     wanted = base
@@ -100,20 +108,22 @@ def export(
             wanted = Preprocess.parse({**base.to_json(), **_scaled(base, preprocess)}, "the preprocessing asked for")
         except InputError as error:
             raise UsageError(str(error)) from None
-    names = tuple(classes) or (loaded.classes if task != "embedding" else ())
+    if task == "detection" and wanted.crop % detection.STRIDE:
+        raise UsageError(f"{name} takes sides that are multiples of {detection.STRIDE}, not {wanted.crop}; change --size.")
+    names = tuple(classes) or (loaded.classes if task not in ("embedding", "features") else ())
     if names and len(names) != outputs:
         raise UsageError(f"{len(names)} class names were given, {weights} has {outputs} classes; give one name each.")
     info = ModelInfo(name, wanted, outputs, names, task)
-    output = "embedding" if task == "embedding" else OUTPUT
     photos = images or open_images(SAMPLES)
 
     def write(path: Path) -> Mapping[str, Any]:
         example = torch.zeros(batch or 2, 3, info.preprocess.crop, info.preprocess.crop)
-        made = canonical(_trace(model, example, batch is None), opset, output)
+        made = canonical(_trace(model, example, ends, batch is None), opset, ends)
         onnx_io.describe(made, info)
         onnx_io.save(made, path)
-        parity = prove(path, model, photos, info.preprocess, batch)
-        return asdict(parity if task == "classification" else replace(parity, agreement=None))
+        parity = asdict(prove(path, model, photos, info.preprocess, batch))
+        each = parity.pop("outputs")
+        return parity if task == "classification" else {**parity, "agreement": None, **(each if len(each) > 1 else {})}
 
     made_from = {"weights": store.digest(weights), "images": photos.digest}
     parameters = {"opset": opset, "batch": batch, "model": info.to_json()}
@@ -140,7 +150,9 @@ def _scaled(base: Preprocess, given: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"resize": round(base.resize * given["crop"] / base.crop), **given}
 
 
-def _trace(model: "ResNet", example: "torch.Tensor", dynamic: bool) -> "onnx.ModelProto":
+def _trace(
+    model: "torch.nn.Module", example: "torch.Tensor", ends: Sequence[str], dynamic: bool
+) -> "onnx.ModelProto":
     """Fold batch norm into the convolutions and let torch write the graph."""
     import torch
 
@@ -158,7 +170,7 @@ def _trace(model: "ResNet", example: "torch.Tensor", dynamic: bool) -> "onnx.Mod
                 folded,
                 (example,),
                 input_names=[INPUT],
-                output_names=[OUTPUT],
+                output_names=list(ends),
                 opset_version=EXPORTED,
                 dynamic_shapes=shapes,
                 dynamo=True,
@@ -170,7 +182,7 @@ def _trace(model: "ResNet", example: "torch.Tensor", dynamic: bool) -> "onnx.Mod
     return program.model_proto
 
 
-def fold(model: "ResNet") -> "ResNet":
+def fold(model: "torch.nn.Module") -> "torch.nn.Module":
     """A copy in which each batch norm is folded into the convolution before it (arXiv:1712.05877, section 3.2)."""
     from torch import nn
     from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -186,27 +198,34 @@ def fold(model: "ResNet") -> "ResNet":
 
 
 def prove(
-    exported: Path, model: "ResNet", images: ImageSet, preprocess: Preprocess, batch: int | None = None
+    exported: Path, model: "torch.nn.Module", images: ImageSet, preprocess: Preprocess, batch: int | None = None
 ) -> Parity:
     """Compare ONNX Runtime's outputs with torch's on images; ParityError where they differ by more than TOLERANCE."""
     import onnxruntime
     import torch
 
     session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
-    got, wanted = [], []
+    names = [output.name for output in session.get_outputs()]
+    got: list[list[Any]] = [[] for _ in names]
+    wanted: list[list[Any]] = [[] for _ in names]
     for part in batches(images, preprocess, batch or 8):
         real = part.images
         given = onnx_io.padded(real, batch or len(real))
-        got.append(session.run(None, {INPUT: given})[0][: len(real)])
+        for kept, found in zip(got, session.run(None, {INPUT: given}), strict=True):
+            kept.append(found[: len(real)])
         with torch.inference_mode():
-            wanted.append(model(torch.from_numpy(real)).numpy())
-    outputs, reference = np.concatenate(got), np.concatenate(wanted)
-    largest = float(np.abs(outputs - reference).max())
-    relative = largest / float(np.abs(reference).max() or 1)
-    agreement = float((outputs.argmax(1) == reference.argmax(1)).mean())
-    if not relative <= TOLERANCE:  # also where either is NaN
+            exact = model(torch.from_numpy(real))
+        for kept, value in zip(wanted, exact if isinstance(exact, tuple) else (exact,), strict=True):
+            kept.append(value.numpy())
+    pairs = [(np.concatenate(one), np.concatenate(other)) for one, other in zip(got, wanted, strict=True)]
+    differences = [float(np.abs(one - other).max()) for one, other in pairs]
+    shares = [off / float(np.abs(other).max() or 1) for off, (_, other) in zip(differences, pairs, strict=True)]
+    worst = int(np.argmax(shares))  # NaN is the largest
+    largest, relative = differences[worst], shares[worst]
+    agreement = float((pairs[0][0].argmax(1) == pairs[0][1].argmax(1)).mean())
+    if not relative <= TOLERANCE:  # also where it is NaN
         raise ParityError(
-            f"the exported network's outputs differ from torch's by {relative:.2g} of the largest (allowed "
+            f"the exported network's {names[worst]} differ from torch's by {relative:.2g} of the largest (allowed "
             f"{TOLERANCE:g}) on {len(images)} images; try another --opset, and please report it."
         )
-    return Parity(len(images), largest, relative, agreement)
+    return Parity(len(images), largest, relative, agreement, dict(zip(names, shares, strict=True)))

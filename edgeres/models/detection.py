@@ -16,9 +16,12 @@ from edgeres.errors import InputError, UsageError
 from edgeres.models import checkpoint
 from edgeres.models.checkpoint import Checkpoint
 from edgeres.models.resnet import ResNet
+from edgeres.types import Task
 
 STRIDE = 32
-"""Of the coarsest map of the body: with sides that are multiples of it a pyramid doubles exactly."""
+"""Of the body's coarsest map: with sides that are multiples of it, as torchvision pads to, a pyramid doubles exactly."""
+SIDE = 800
+"""To which torchvision resizes the shorter side of a detector's image."""
 _OLDER = (
     (re.compile(r"(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$"), r"\1.0.\2"),
     (re.compile(r"(rpn\.head\.conv)\.(weight|bias)$"), r"\1.0.0.\2"),
@@ -34,10 +37,15 @@ class Maps(nn.Module):
     """A network with several outputs, `names` in their order: (N, 3, H, W) float32 -> as many (N, C, H', W')."""
 
     names: tuple[str, ...]
+    task: Task = "detection"
+    outputs: int
+    """What `ModelInfo` counts: classes of a detector, maps of a backbone."""
 
 
 class Backbone(Maps):
     """The maps of a residual network: C2 is what `layer1` gives, C5 what `layer4` gives."""
+
+    task = "features"
 
     def __init__(self, body: ResNet, names: Sequence[str]) -> None:
         """UsageError where the body has no such map."""
@@ -47,6 +55,7 @@ class Backbone(Maps):
             raise UsageError(f"there is no map {unknown[0]!r} of this network; there are {', '.join(known)}.")
         self.body = body
         self.names = tuple(name for name in known if name in names)
+        self.outputs = len(self.names)
         self.chosen = [known.index(name) for name in self.names]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -158,7 +167,7 @@ class RetinaNet(Maps):
         self.head.regression_head = _Head(
             channels, _depth(state, "head.regression_head"), {"bbox_reg": _conv(channels, len(boxes), 3)}
         )
-        self.classes = len(logits) // (len(boxes) // 4)
+        self.outputs = len(logits) // (len(boxes) // 4)
         self.names = tuple(f"{kind}.{level}" for kind in ("cls_logits", "bbox_regression") for level in self.LEVELS)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -184,7 +193,7 @@ class FasterRCNN(Maps):
         tops = {"cls_logits": _conv(channels, anchors, 1), "bbox_pred": _conv(channels, anchors * 4, 1)}
         self.rpn = nn.Module()
         self.rpn.head = _Head(channels, _depth(state, "rpn.head"), tops)
-        self.classes = len(state["roi_heads.box_predictor.cls_score.weight"])
+        self.outputs = len(state["roi_heads.box_predictor.cls_score.weight"])
         heads = (f"{kind}.{level}" for kind in ("objectness", "bbox_pred") for level in self.LEVELS)
         self.names = (*self.LEVELS[:-1], *heads)
 

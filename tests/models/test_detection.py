@@ -129,7 +129,7 @@ def test_a_detector_computes_what_the_papers_say(kind: str, image: Any, tmp_path
     state = seeded(kind)
     name, model = load(state, tmp_path / "detector.pth")
     assert name == f"{kind}_{BODY}_fpn"
-    assert model.classes == CLASSES
+    assert model.outputs == CLASSES
     wanted = retinanet(state, image) if kind == "retinanet" else faster(state, image)
     found = model(image)
     assert len(found) == len(wanted) == len(model.names)

@@ -1,0 +1,122 @@
+"""What a network with several outputs gives, held against FP32: both see the same images, side by side.
+
+Nothing of it is kept but the figures: the maps of an image take megabytes. Each output has a signal-to-noise ratio and
+a cosine similarity. Of a detector the boxes are compared, too; those of FP32 are the truth.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeres import bootstrap, boxes, engines, machine, onnx_io, store
+from edgeres.data import ImageSet, batches
+from edgeres.errors import BuildError, InputError
+from edgeres.evaluate.detection import mean_average_precision
+from edgeres.evaluate.paired import Statistic, mean
+from edgeres.schema import Score
+from edgeres.store import Artifact, Sidecar
+from edgeres.types import Target, Task
+
+TASKS: tuple[Task, ...] = ("features", "detection")
+OVERLAPS = (0.5, 0.75)
+"""IoU from which on two boxes are one."""
+EXACT = Target("onnxruntime", "cpu")
+"""Where the FP32 file runs, whatever the engine is for."""
+
+
+def compare(
+    engine: Path,
+    target: Target,
+    reference: Path,
+    images: ImageSet,
+    *,
+    threads: int | None = None,
+    progress: Callable[[int], object] = lambda images: None,
+) -> list[Score]:
+    """Of a detector the mAP of its boxes at each of `OVERLAPS`, then of each output the SQNR over all values and
+    images, dB, and the mean over images of the cosine similarity; the FP32 file `reference` is the truth.
+
+    Raises what `engines.load` raises; UsageError where the engine was calibrated on some of the images, BuildError
+    where it gives NaN.
+    """
+    info = onnx_io.info(engine)
+    images.refuse(store.calibration(engine), f"of {engine}")
+    ours, exact = engines.load(engine, target, threads), engines.load(reference, EXACT, threads)
+    size = ours.input_shape[0] or exact.input_shape[0] or 1
+    detect = boxes.detector(info.arch) if info.task == "detection" else None
+    found: tuple[list[boxes.Boxes], list[boxes.Boxes]] = [], []
+    products: dict[str, list[NDArray[np.float64]]] = {name: [] for name in exact.outputs}
+    for batch in batches(images, info.preprocess, size):
+        given, count = onnx_io.padded(batch.images, size), len(batch.images)
+        one, other = ({n: v[:count] for n, v in zip(e.outputs, e.maps(given), strict=True)} for e in (ours, exact))
+        for name, values in products.items():
+            values += [_products(*pair) for pair in zip(one[name], other[name], strict=True)]
+            if not np.isfinite(values[-1]).all():
+                raise BuildError(f"{engine} gives NaN or infinite {name} on {', '.join(batch.names)}; build it again.")
+        if detect:
+            for kept, maps in zip(found, (one, other), strict=True):
+                kept += detect(maps, given.shape[2:])
+        progress(count)
+    common = {"images": len(images), "dataset": images.digest}
+    made = [
+        Score(name=f"mAP@{overlap:g}", value=mean_average_precision(*found, overlap), unit="share", **common)
+        for overlap in (OVERLAPS if detect else ())
+    ]
+    for name, values in products.items():
+        noise, power, cosine = np.array(values).T
+        for label, figure, unit in ((f"SQNR {name}", _decibel(power, noise), "dB"), (f"cosine {name}", mean(cosine), "")):
+            value = float(figure(np.ones((1, len(images))))[0])
+            interval = bootstrap.over_images(figure, len(images))
+            made.append(Score(name=label, value=value, unit=unit, interval=interval, **common))
+    return made
+
+
+def _products(made: NDArray[np.float32], exact: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Of one image's map the power of the noise, the power of the exact map, and the cosine of the two."""
+    after, before = made.ravel().astype(np.float64), exact.ravel().astype(np.float64)
+    power, length = before @ before, np.sqrt((after @ after) * (before @ before))
+    return np.array([np.square(after - before).sum(), power, after @ before / max(length, 1e-30)])
+
+
+def _decibel(power: NDArray[np.float64], noise: NDArray[np.float64]) -> Statistic:
+    """At most 200: what is exact has no ratio."""
+
+    def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        ratio = np.maximum(weights @ power, 1e-30) / np.maximum(weights @ noise, 1e-30)
+        return np.minimum(10 * np.log10(ratio), 200.0)
+
+    return statistic
+
+
+def evaluate(
+    engine: Path,
+    target: Target,
+    reference: Path,
+    images: ImageSet,
+    out: Path,
+    *,
+    threads: int | None = None,
+    progress: Callable[[int], object] = lambda images: None,
+) -> Artifact:
+    """`compare`, kept as a file that `scores` reads."""
+
+    def write(path: Path) -> None:
+        found = compare(engine, target, reference, images, threads=threads, progress=progress)
+        path.write_text(json.dumps([score.model_dump() for score in found], indent=2), encoding="utf-8")
+
+    made_from = {"engine": store.digest(engine), "reference": store.digest(reference), "images": images.digest}
+    parameters = {"target": str(target), "threads": threads, "machine": machine.describe().identity}
+    packages = store.versions("edgeres", "onnxruntime", *engines.packages(target))
+    return store.make(out, Sidecar("maps", made_from, parameters, packages), write)
+
+
+def scores(path: Path) -> list[Score]:
+    """Read what `evaluate` wrote; UsageError where it is absent, InputError where it is damaged."""
+    try:
+        return [Score.model_validate(score) for score in store.read_json(path)]
+    except (TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} holds no figures of maps ({reason}); evaluate again.") from None
