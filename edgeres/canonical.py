@@ -1,12 +1,13 @@
-"""One spelling for the graph of a residual classifier, whatever exported it.
+"""One spelling for the graph of a network, whatever exported it.
 
-The mean over height and width becomes GlobalAveragePool, what follows it Flatten; nodes and tensors are named by the
-weights they use (`layer1.0.conv2`, `layer1.0.add`, `layer1.0.add.relu`), which is how later steps and reports speak of
-layers; what exporters leave behind (stack traces, paths, unused initializers) is dropped, so that the same network
-always gives the same bytes.
+The mean over height and width becomes GlobalAveragePool, what follows it Flatten; nodes, tensors and constants are
+named by the weights that they use (`layer1.0.conv2`, `layer1.0.add`, `layer1.0.add.relu`), which is how later steps and
+reports speak of layers, and by their operators where the weights have no such names (`conv_2`, `conv_2.relu`); what
+exporters leave behind (stack traces, paths, unused initializers) is dropped, so that the same network always gives the
+same bytes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
@@ -15,31 +16,38 @@ from edgeres.errors import InputError
 
 INPUT, OUTPUT = "input", "logits"
 HEAD = {"GlobalAveragePool": "avgpool", "Flatten": "flatten"}
-TIMELESS = {"Add", "Conv", "Flatten", "Gemm", "GlobalAveragePool", "MaxPool", "Pad", "Relu", "Slice"}
-"""Operators that mean the same from opset 13 to 21, which only added types; Pad as long as it names no axes."""
+"""The names that the last of each has; others are named by what they follow."""
+TIMELESS = {
+    "Add", "AveragePool", "BatchNormalization", "Clip", "Concat", "Conv", "Flatten", "Gemm", "GlobalAveragePool",
+    "HardSigmoid", "Identity", "LeakyRelu", "MaxPool", "Mul", "PRelu", "Pad", "Relu", "Reshape", "Resize", "Sigmoid",
+    "Slice", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze",
+}  # fmt: skip
+"""Operators that mean the same from opset 13 to 21, which only added types, attributes and inputs."""
+WEIGHTS = (".weight", "_weight")
+"""How the name of a weight ends that is named after its layer."""
+CONSTANTS = {
+    "Conv": {1: "weight", 2: "bias"},
+    "Gemm": {1: "weight", 2: "bias"},
+    "BatchNormalization": {1: "weight", 2: "bias", 3: "running_mean", 4: "running_var"},
+    "Clip": {1: "min", 2: "max"},
+}
+"""Operator -> what the constants among its inputs are called."""
 
 
-def canonical(model: onnx.ModelProto, opset: int, output: str = OUTPUT) -> onnx.ModelProto:
-    """A new model in the canonical spelling and the given opset, what it gives called `output`; InputError where the
-    opset cannot be had."""
+def canonical(model: onnx.ModelProto, opset: int, outputs: Sequence[str] = ()) -> onnx.ModelProto:
+    """A new model in the canonical spelling and the given opset; InputError where the opset cannot be had.
+
+    The model has one input, which becomes `input`; its outputs become `outputs`, by default a single one `logits`,
+    while several keep their names.
+    """
     graph = model.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    batch = graph.input[0].type.tensor_type.shape.dim[0].dim_value
-    tensors = {graph.input[0].name: INPUT}
-    nodes: list[NodeProto] = []
-    kept: dict[str, TensorProto] = {}
-    for node in graph.node:
-        op, attributes, inputs = _spelling(node, constants, batch)
-        name = _name(op, inputs, constants, tensors, {made.name for made in nodes})
-        outputs = [output if node.output[0] == graph.output[0].name else name]
-        tensors[node.output[0]] = outputs[0]
-        kept.update({i: constants[i] for i in inputs if i in constants})
-        made = helper.make_node(op, [tensors.get(i, i) for i in inputs], outputs, name)
-        made.attribute.extend(sorted(attributes, key=lambda attribute: attribute.name))
-        nodes.append(made)
-    ends = [_renamed(graph.input[0], INPUT)], [_renamed(graph.output[0], output)]
-    made_graph = helper.make_graph(nodes, "resnet", *ends, initializer=[_plain(tensor) for tensor in kept.values()])
-    if all(_timeless(made) for made in nodes) and 13 <= opset <= 21:
+    names = outputs or ([value.name for value in graph.output] if len(graph.output) > 1 else [OUTPUT])
+    spelling = _Spelling(graph, {value.name: name for value, name in zip(graph.output, names, strict=True)})
+    nodes = [spelling.node(node) for node in graph.node]
+    image = [_renamed(graph.input[0], INPUT)]
+    ends = [_renamed(value, spelling.outputs[value.name]) for value in graph.output]
+    made_graph = helper.make_graph(nodes, "network", image, ends, initializer=spelling.initializers())
+    if all(_timeless(made, opset) for made in nodes) and 13 <= opset <= 21:
         made_model = helper.make_model(made_graph, opset_imports=[helper.make_opsetid("", opset)])
     else:
         made_model = _converted(helper.make_model(made_graph, opset_imports=model.opset_import), opset)
@@ -48,8 +56,12 @@ def canonical(model: onnx.ModelProto, opset: int, output: str = OUTPUT) -> onnx.
     return made_model
 
 
-def _timeless(node: NodeProto) -> bool:
-    return node.op_type in TIMELESS and not (node.op_type == "Pad" and len(node.input) > 3)
+def _timeless(node: NodeProto, opset: int) -> bool:
+    """Whether a node as it stands means the same in an opset: it uses nothing that came later."""
+    if node.op_type not in TIMELESS:
+        return False
+    schema = onnx.defs.get_schema(node.op_type, opset)
+    return len(node.input) <= schema.max_input and all(one.name in schema.attributes for one in node.attribute)
 
 
 def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
@@ -59,43 +71,95 @@ def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         raise InputError(f"opset {opset} cannot be had for this network ({error}); choose from 13 to 21.") from None
 
 
-def _spelling(
-    node: NodeProto, constants: Mapping[str, TensorProto], batch: int
-) -> tuple[str, list[onnx.AttributeProto], list[str]]:
-    """The operator, attributes and inputs that a node has in the canonical spelling."""
-    inputs = list(node.input)
-    if node.op_type == "ReduceMean":
-        given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-        axes = numpy_helper.to_array(constants[inputs[1]]) if len(inputs) > 1 else given.get("axes", ())
-        if {int(axis) % 4 for axis in axes} == {2, 3} and given.get("keepdims", 1):
-            return "GlobalAveragePool", [], inputs[:1]
-    if node.op_type == "Reshape" and inputs[1] in constants:
-        shape = numpy_helper.to_array(constants[inputs[1]])
-        if len(shape) == 2 and shape[0] in (-1, 0, batch):
-            return "Flatten", [helper.make_attribute("axis", 1)], inputs[:1]
-    return node.op_type, list(node.attribute), inputs
+class _Spelling:
+    """Nodes one by one in the canonical spelling, each with a name of its own."""
 
+    def __init__(self, graph: onnx.GraphProto, outputs: Mapping[str, str]) -> None:
+        self.outputs = outputs
+        self.constants = {tensor.name: tensor for tensor in graph.initializer}
+        self.batch = graph.input[0].type.tensor_type.shape.dim[0].dim_value
+        self.tensors = {graph.input[0].name: INPUT}
+        """The new name of each tensor that is computed."""
+        self.kept: dict[str, str] = {}
+        """The new name of each constant that is used."""
+        self.owners: dict[str, tuple[str, tuple[str, ...]]] = {graph.input[0].name: (INPUT, ())}
+        """For each tensor the layer that it follows, and the operators since."""
+        self.taken = {INPUT, *outputs.values()}
+        self.counts: dict[str, int] = {}
+        self.left = {op: sum(self._operator(node)[0] == op for node in graph.node) for op in HEAD}
 
-def _name(
-    op: str, inputs: list[str], constants: Mapping[str, TensorProto], tensors: Mapping[str, str], taken: set[str]
-) -> str:
-    """`layer1.0.conv2` from the weight `layer1.0.conv2.weight`; else the first input's name and the operator."""
-    weight = next((name for name in inputs if name in constants and name.endswith(".weight")), None)
-    if weight:
-        name = weight.removesuffix(".weight")
-    elif op in HEAD:
-        name = HEAD[op]
-    else:
-        before = tensors[inputs[0]]
-        block = before.rpartition(".")[0] if op == "Add" else before
-        name = f"{block}.{op.lower()}" if block else op.lower()
-    while name in taken:
-        name += "_"
-    return name
+    def node(self, source: NodeProto) -> NodeProto:
+        op, attributes, inputs = self._operator(source)
+        owner, ops = self._owner(op, inputs)
+        name = self._unique(".".join((owner, *ops)))
+        outputs = []
+        for index, output in enumerate(source.output):
+            self.owners[output] = owner, ops
+            fresh = name if index == 0 else self._unique(f"{name}.{index}")
+            self.tensors[output] = self.outputs.get(output, fresh) if output else ""
+            outputs.append(self.tensors[output])
+        given = [self._constant(op, name, i, old) if old in self.constants else old for i, old in enumerate(inputs)]
+        made = helper.make_node(op, [self.tensors.get(i, i) for i in given], outputs, name)
+        made.attribute.extend(sorted(attributes, key=lambda attribute: attribute.name))
+        return made
 
+    def initializers(self) -> list[TensorProto]:
+        """The constants that are used, without anything beside their values."""
+        return [numpy_helper.from_array(numpy_helper.to_array(self.constants[o]), n) for o, n in self.kept.items()]
 
-def _plain(tensor: TensorProto) -> TensorProto:
-    return numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name)
+    def _operator(self, node: NodeProto) -> tuple[str, list[onnx.AttributeProto], list[str]]:
+        """The operator, attributes and inputs that a node has in the canonical spelling."""
+        inputs = list(node.input)
+        if node.op_type == "ReduceMean":
+            given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+            axes = numpy_helper.to_array(self.constants[inputs[1]]) if len(inputs) > 1 else given.get("axes", ())
+            if {int(axis) % 4 for axis in axes} == {2, 3} and given.get("keepdims", 1):
+                return "GlobalAveragePool", [], inputs[:1]
+        if node.op_type == "Reshape" and inputs[1] in self.constants:
+            shape = numpy_helper.to_array(self.constants[inputs[1]])
+            if len(shape) == 2 and shape[0] in (-1, 0, self.batch):
+                return "Flatten", [helper.make_attribute("axis", 1)], inputs[:1]
+        return node.op_type, list(node.attribute), inputs
+
+    def _owner(self, op: str, inputs: list[str]) -> tuple[str, tuple[str, ...]]:
+        """The layer that a node is, or follows, and the operators since: what it is named by.
+
+        `layer1.0.conv2` from the weight `layer1.0.conv2.weight`; a sum is named by the block of its first input.
+        """
+        if op in HEAD:
+            self.left[op] -= 1
+            if not self.left[op]:
+                return HEAD[op], ()
+        constants = [name for name in inputs if name in self.constants]
+        for name in constants:
+            for end in WEIGHTS:
+                if name.endswith(end):
+                    return name.removesuffix(end), ()
+        called = HEAD.get(op, op.lower())
+        before = next((self.owners[name] for name in inputs if name in self.owners), None)
+        if before is None or (constants and op in ("Conv", "Gemm")):
+            return called, ()
+        owner, ops = before
+        if op == "Add" and not constants:
+            block = owner.rpartition(".")[0]
+            return (f"{block}.{called}" if block else called), ()
+        return owner, (ops if ops.count(called) > 1 else (*ops, called))
+
+    def _constant(self, op: str, node: str, index: int, old: str) -> str:
+        """The name of a constant: what it has after its layer's, or else one by its use."""
+        if old not in self.kept:
+            use = CONSTANTS.get(op, {}).get(index, f"constant{index}")
+            self.kept[old] = self._unique(old if old.startswith(f"{node}.") else f"{node}.{use}")
+        return self.kept[old]
+
+    def _unique(self, name: str) -> str:
+        unique, count = name, self.counts.get(name, 1)
+        while unique in self.taken:
+            count += 1
+            unique = f"{name}_{count}"
+        self.counts[name] = count
+        self.taken.add(unique)
+        return unique
 
 
 def _renamed(value: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:
