@@ -70,9 +70,9 @@ def export(
     ImageNet's at the network's own size; `classes` names the outputs, by default as stored beside the weights;
     `task` says what the head is for: "multi-label" (each logit is a label of its own), "regression", or "embedding",
     which drops the head; `features` names the maps of the stages to give instead, C2 ... C5, also of a detector's
-    backbone. A whole detector in torchvision's layout (`edgeres.models.detection`) is recognised. `images` (default: four photographs that come with edgeres) prove the parity. The input is
-    `input` float32 (N, 3, H, W), the output `logits` (N, classes), `embedding` (N, D), the pooled features, or the maps
-    (N, C, H, W) under their names.
+    backbone, while a detector alone gives what its dense heads do (`edgeres.models.detection`); `images` (default: four
+    photographs that come with edgeres) prove the parity. The input is `input` float32 (N, 3, H, W), the output `logits`
+    (N, classes), `embedding` (N, D), the pooled features, or maps (N, C, H, W) under their names.
 
     Raises UsageError, InputError for a checkpoint that does not fit, ParityError where ONNX Runtime and torch differ,
     MissingRuntime without torch.
@@ -109,7 +109,9 @@ def export(
         except InputError as error:
             raise UsageError(str(error)) from None
     if task == "detection" and wanted.crop % detection.STRIDE:
-        raise UsageError(f"{name} takes sides that are multiples of {detection.STRIDE}, not {wanted.crop}; change --size.")
+        raise UsageError(
+            f"{name} takes sides that are multiples of {detection.STRIDE}, not {wanted.crop}; change --size."
+        )
     names = tuple(classes) or (loaded.classes if task not in ("embedding", "features") else ())
     if names and len(names) != outputs:
         raise UsageError(f"{len(names)} class names were given, {weights} has {outputs} classes; give one name each.")
@@ -150,9 +152,7 @@ def _scaled(base: Preprocess, given: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"resize": round(base.resize * given["crop"] / base.crop), **given}
 
 
-def _trace(
-    model: "torch.nn.Module", example: "torch.Tensor", ends: Sequence[str], dynamic: bool
-) -> "onnx.ModelProto":
+def _trace(model: "torch.nn.Module", example: "torch.Tensor", ends: Sequence[str], dynamic: bool) -> "onnx.ModelProto":
     """Fold batch norm into the convolutions and let torch write the graph."""
     import torch
 

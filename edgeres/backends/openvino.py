@@ -165,9 +165,7 @@ class _Compiled(Engine):
             self.request.set_input_tensor(self.tensor(images, shared_memory=images.flags.writeable))
             self.bound = images if images.flags.writeable else None
         self.request.infer()
-        return [
-            np.array(self.request.get_output_tensor(index).data, np.float32) for index in range(len(self.outputs))
-        ]
+        return [np.array(self.request.get_output_tensor(index).data, np.float32) for index in range(len(self.outputs))]
 
 
 def _told(operation: Any, key: str) -> str:

@@ -27,7 +27,9 @@ def average_precision(found: Sequence[Boxes], truth: Sequence[Boxes], label: int
     A box is right where it overlaps (IoU) one of the truth by at least `overlap`; each box of the truth counts once,
     for the best of those that overlap it.
     """
-    pairs = [(one, one.labels == label, exact.boxes[exact.labels == label]) for one, exact in zip(found, truth, strict=True)]
+    pairs = [
+        (one, one.labels == label, exact.boxes[exact.labels == label]) for one, exact in zip(found, truth, strict=True)
+    ]
     scores = np.concatenate([one.scores[mine] for one, mine, _ in pairs])
     right = np.concatenate([_matched(one.boxes[mine], theirs, overlap) for one, mine, theirs in pairs])
     hits = np.cumsum(right[np.argsort(-scores, kind="stable")])

@@ -67,7 +67,10 @@ def compare(
     ]
     for name, values in products.items():
         noise, power, cosine = np.array(values).T
-        for label, figure, unit in ((f"SQNR {name}", _decibel(power, noise), "dB"), (f"cosine {name}", mean(cosine), "")):
+        for label, figure, unit in (
+            (f"SQNR {name}", _decibel(power, noise), "dB"),
+            (f"cosine {name}", mean(cosine), ""),
+        ):
             value = float(figure(np.ones((1, len(images))))[0])
             interval = bootstrap.over_images(figure, len(images))
             made.append(Score(name=label, value=value, unit=unit, interval=interval, **common))

@@ -19,7 +19,7 @@ from edgeres.models.resnet import ResNet
 from edgeres.types import Task
 
 STRIDE = 32
-"""Of the body's coarsest map: with sides that are multiples of it, as torchvision pads to, a pyramid doubles exactly."""
+"""Of the body's coarsest map: where sides are multiples of it, as torchvision pads them, a pyramid doubles exactly."""
 SIDE = 800
 """To which torchvision resizes the shorter side of a detector's image."""
 _OLDER = (
@@ -158,7 +158,9 @@ class RetinaNet(Maps):
         super().__init__()
         p6 = state["backbone.fpn.extra_blocks.p6.weight"]
         self.backbone = _Body(body, _pyramid(state, P6P7(p6.shape[1], p6.shape[0])))
-        logits, boxes = (state[f"head.{name}.weight"] for name in ("classification_head.cls_logits", "regression_head.bbox_reg"))
+        logits, boxes = (
+            state[f"head.{name}.weight"] for name in ("classification_head.cls_logits", "regression_head.bbox_reg")
+        )
         channels = logits.shape[1]
         self.head = nn.Module()
         self.head.classification_head = _Head(
@@ -182,8 +184,6 @@ class FasterRCNN(Maps):
     `bbox_pred.P2` (N, anchors * 4, H, W) ...
     """
 
-    LEVELS = ("P2", "P3", "P4", "P5", "P6")
-
     def __init__(self, body: ResNet, state: Mapping[str, Tensor]) -> None:
         """Sized by a state dict in torchvision's layout."""
         super().__init__()
@@ -194,8 +194,9 @@ class FasterRCNN(Maps):
         self.rpn = nn.Module()
         self.rpn.head = _Head(channels, _depth(state, "rpn.head"), tops)
         self.outputs = len(state["roi_heads.box_predictor.cls_score.weight"])
-        heads = (f"{kind}.{level}" for kind in ("objectness", "bbox_pred") for level in self.LEVELS)
-        self.names = (*self.LEVELS[:-1], *heads)
+        levels = [f"P{level + 2}" for level in range(len(self.backbone.fpn.inner_blocks) + 1)]
+        heads = (f"{kind}.{level}" for kind in ("objectness", "bbox_pred") for level in levels)
+        self.names = (*levels[:-1], *heads)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         levels = self.backbone(x)
@@ -210,7 +211,9 @@ DETECTORS: Mapping[str, tuple[str, type[RetinaNet] | type[FasterRCNN]]] = {
 
 
 def _pyramid(state: Mapping[str, Tensor], extra: nn.Module) -> Pyramid:
-    found = [value for name, value in state.items() if re.fullmatch(r"backbone\.fpn\.inner_blocks\.\d+\.0\.weight", name)]
+    found = [
+        value for name, value in state.items() if re.fullmatch(r"backbone\.fpn\.inner_blocks\.\d+\.0\.weight", name)
+    ]
     return Pyramid([value.shape[1] for value in found], found[0].shape[0], extra)
 
 
@@ -232,7 +235,11 @@ def load(arch: str | None, loaded: Checkpoint, features: Sequence[str] = ()) -> 
     state = {_newer(name): value for name, value in loaded.state.items() if not name.endswith("num_batches_tracked")}
     within = [name.removeprefix("backbone.") for name in state]
     if any(name.startswith("body.") for name in within):
-        mine = {name.rpartition("body.")[2]: value for name, value in state.items() if re.match(r"(backbone\.)?body\.", name)}
+        mine = {
+            name.rpartition("body.")[2]: value
+            for name, value in state.items()
+            if re.match(r"(backbone\.)?body\.", name)
+        }
     else:
         mine = {name: value for name, value in state.items() if not name.startswith("fc.")}
     width = max((len(value) for name, value in mine.items() if name.startswith("layer")), default=0)

@@ -138,8 +138,9 @@ class Graph:
         light.graph.input.extend(self.model.graph.input)
         light.graph.output.extend(self.model.graph.output)
         for tensor in self.model.graph.initializer:
-            # Weights by their shapes alone: inference copies what it is given, several times.
-            if tensor.data_type == onnx.TensorProto.FLOAT:
+            # Weights by their shapes alone: inference copies what it is given, several times. Vectors may say how large
+            # a tensor becomes, as the scales of Resize do.
+            if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) > 1:
                 light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
             else:
                 light.graph.initializer.append(tensor)
@@ -223,7 +224,13 @@ class Graph:
         )
 
     def shortcut(self, add: NodeProto) -> str:
-        """The input of a residual sum that came the shorter way: through fewer convolutions since the last sum."""
+        """The input of a residual sum that came the shorter way: through fewer convolutions since the last sum.
+
+        What was moved last cannot be computed together with the sum: as in a pyramid, where it is the coarser map.
+        """
+        moved = [name for name in add.input if name in self.producers and self.producers[name].op_type in FOLLOWING]
+        if len(moved) == 1:
+            return str(moved[0])
         return str(min(reversed(add.input), key=self._convolutions))
 
     def _convolutions(self, tensor: str) -> int:

@@ -31,8 +31,11 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     if scales and opset < MINIMUM_OPSET:
         raise SchemeError(f"opset {opset} has no float16 QuantizeLinear; export with opset {MINIMUM_OPSET} or later.")
 
+    # How far Resize goes is float32 whatever it moves.
+    single = {name for node in graph.node if node.op_type == "Resize" for name in node.input[1:]}
     for initializer in graph.initializer:
-        _halve(initializer, initializer.name, initializer.name in scales)
+        if initializer.name not in single:
+            _halve(initializer, initializer.name, initializer.name in scales)
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.TENSOR:

@@ -21,7 +21,6 @@ import torch
 from tools import first, versions
 
 from edgeres import engines, machine
-from edgeres.backends import find
 from edgeres.data import ImageSet, batches
 from edgeres.errors import EdgeresError
 from edgeres.evaluate.maps import compare
@@ -86,7 +85,10 @@ def seeded(weights: Path, kind: str, photos: ImageSet, size: int) -> dict[str, t
         values = found[output]
         if "cls_logits" in name:
             state[f"{name}.weight"] *= SPREAD / values.std()
-            state[f"{name}.bias"] += threshold - torch.quantile(values.flatten()[:: 1 + values.numel() // 10**6], 1 - SHARE) * SPREAD / values.std()
+            state[f"{name}.bias"] += (
+                threshold
+                - torch.quantile(values.flatten()[:: 1 + values.numel() // 10**6], 1 - SHARE) * SPREAD / values.std()
+            )
         else:
             state[f"{name}.weight"] *= 0.1 / values.std()
     return state

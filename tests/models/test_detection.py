@@ -141,7 +141,9 @@ def test_a_detector_computes_what_the_papers_say(kind: str, image: Any, tmp_path
 def test_older_checkpoints_have_another_spelling_and_no_epsilon(image: Any, tmp_path: Path) -> None:
     state = seeded("retinanet")
     assert older(state).keys() & {"head.regression_head.conv.6.bias", "backbone.fpn.inner_blocks.2.weight"}
-    for one, other in zip(load(older(state), tmp_path / "old.pth")[1](image), retinanet(state, image, 0.0), strict=True):
+    for one, other in zip(
+        load(older(state), tmp_path / "old.pth")[1](image), retinanet(state, image, 0.0), strict=True
+    ):
         torch.testing.assert_close(one, other)
     assert load(older(seeded("fasterrcnn")), tmp_path / "old.pth")[0] == f"fasterrcnn_{BODY}_fpn"
 
