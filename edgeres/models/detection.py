@@ -57,20 +57,11 @@ class Backbone(Maps):
         self.names = tuple(name for name in known if name in names)
         self.outputs = len(self.names)
         self.chosen = [known.index(name) for name in self.names]
+        body.stages = 1 + max(self.chosen)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        maps = stages(self.body, x)
+        maps = self.body.features(x)
         return tuple(maps[index] for index in self.chosen)
-
-
-def stages(body: ResNet, x: Tensor) -> list[Tensor]:
-    """What each stage of a residual network gives, finest first."""
-    x = body.maxpool(body.relu(body.bn1(body.conv1(x))))
-    maps = []
-    for stage in range(1, body.stages + 1):
-        x = body.get_submodule(f"layer{stage}")(x)
-        maps.append(x)
-    return maps
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -128,7 +119,7 @@ class _Body(nn.Module):
         self.body, self.fpn = body, fpn
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        return self.fpn(stages(self.body, x)[-len(self.fpn.inner_blocks) :])  # type: ignore[no-any-return]
+        return self.fpn(self.body.features(x)[-len(self.fpn.inner_blocks) :])  # type: ignore[no-any-return]
 
 
 class _Head(nn.Module):
