@@ -126,6 +126,11 @@ def export(
     return store.make(out, Sidecar("onnx", made_from, parameters, store.versions("edgeres", "torch", "onnx")), write)
 
 
+def by_output(parity: Mapping[str, Any]) -> dict[str, float]:
+    """Of the results of an export with several outputs the relative difference of each, by name."""
+    return {name: share for name, share in parity.items() if name not in Parity.__annotations__}
+
+
 def architectures() -> "Mapping[str, Size]":
     """Each name that `export` takes, with the size of its network; MissingRuntime without torch."""
     try:

@@ -15,6 +15,7 @@ from typing import Any
 from edgeres import backends, engines, evaluate, explain, gate, machine, onnx_io, recipe, store
 from edgeres.data import ImageSet, open_images
 from edgeres.errors import EdgeresError, InputError, MissingRuntime
+from edgeres.evaluate import maps
 from edgeres.export import export
 from edgeres.measure import Subject, measure
 from edgeres.progress import Progress, Silent
@@ -104,6 +105,7 @@ class _Run:
             preprocess=model.preprocess,
             classes=model.classes,
             task=model.task,
+            features=model.features,
         )
         self._told(made, f"parity with torch: {made.sidecar.results['relative']:.1e} of the largest output")
         return made
@@ -141,17 +143,8 @@ class _Run:
                 "size": cell.engine.stat().st_size,
                 "digest": made.sidecar.digest,
             }
-            predictions = self.folder / "predictions" / f"{cell.engine.name}.npz"
             with self.progress.step(f"evaluate {title}", len(evaluation)) as advance:
-                evaluate.evaluate(
-                    cell.engine,
-                    cell.target,
-                    evaluation,
-                    predictions,
-                    threads=self.recipe.bench.threads,
-                    progress=advance,
-                )
-            cell.predictions = predictions
+                cell.predictions = self._evaluate(cell, evaluation, advance)
         except InputError:
             raise  # the data or the model is wrong, not this target
         except EdgeresError as error:
@@ -161,6 +154,17 @@ class _Run:
             else:
                 cell.known["status"] = "failed"
                 self.progress.say(f"{title}: failed. {error}")
+
+    def _evaluate(self, cell: _Cell, images: ImageSet, progress: Callable[[int], object]) -> Path:
+        """What an engine gives, or for maps their error against FP32."""
+        out = self.folder / "predictions" / f"{cell.engine.name}.npz"
+        options: dict[str, Any] = {"threads": self.recipe.bench.threads, "progress": progress}
+        if onnx_io.info(self.fp32).task in maps.TASKS:
+            out = out.with_suffix(".json")
+            maps.evaluate(cell.engine, cell.target, self.fp32, images, out, **options)
+        else:
+            evaluate.evaluate(cell.engine, cell.target, images, out, **options)
+        return out
 
     def _source(self, cell: _Cell, calibration: ImageSet) -> Path:
         """The ONNX file of a cell's precision, made if it is not there."""
@@ -245,6 +249,8 @@ class _Run:
         """`accuracy` or `scores` of a cell, against FP32 on the same target, or else on the first that ran."""
         if cell.predictions is None:
             return {}
+        if cell.predictions.suffix == ".json":
+            return {"scores": maps.scores(cell.predictions)}
         found, reference = evaluate.predictions(cell.predictions), None
         if cell.precision is not Precision.FP32:
             exact = {c.target: c.predictions for c in cells if c.precision is Precision.FP32 and c.predictions}

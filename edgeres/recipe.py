@@ -27,6 +27,7 @@ class ModelPart(Part):
     arch: str | None = None
     classes: list[str] = []
     task: Task = "classification"
+    features: list[str] = []
     opset: int = 19
     batch: int | None = Field(default=None, ge=1)
     preprocess: dict[str, Any] = {}

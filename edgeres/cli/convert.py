@@ -31,6 +31,7 @@ def export(
         str | None, typer.Option(help="What the head is for: classification, multi-label or regression.")
     ] = None,
     embedding: Annotated[bool, typer.Option("--embedding", help="Drop the head: the pooled features.")] = False,
+    features: Annotated[str | None, typer.Option(help="Give maps of the stages instead: C2,C3,C4,C5.")] = None,
     data: Annotated[Path | None, typer.Option("--data", "-d", help="Images that prove the parity.")] = None,
     listed: Annotated[bool, typer.Option("--list", help="List the architectures.")] = False,
     as_json: AsJson = False,
@@ -46,8 +47,10 @@ def export(
         return
     if weights is None or out is None:
         raise UsageError("export needs --weights and --out; see `edgeres export --help`.")
-    if embedding and (task or classes):
-        raise UsageError("--embedding drops the head; leave --task and --classes out.")
+    if (embedding or features) and (task or classes):
+        raise UsageError("--embedding and --features drop the head; leave --task and --classes out.")
+    if embedding and features:
+        raise UsageError("--embedding gives the pooled features, --features the maps of the stages; give one of them.")
     chosen: Any = task or ("embedding" if embedding else "classification")
     given = {
         "crop": size,
@@ -65,10 +68,12 @@ def export(
         preprocess={name: value for name, value in given.items() if value is not None},
         classes=_lines(classes),
         task=chosen,
+        features=[name.strip() for name in features.split(",")] if features else (),
         images=open_images(data) if data else None,
     )
     parity, model = made.sidecar.results, made.sidecar.parameters["model"]
     top1 = "" if parity["agreement"] is None else f", top-1 agreement {parity['agreement']:.0%}"
+    top1 += "".join(f"\n  {name}: {share:.1e}" for name, share in step.by_output(parity).items())
     text = (
         f"{out}: {model['arch']}, {outputs(model['task'], model['outputs'])}, opset {opset}{unchanged(made)}\n"
         f"parity with torch on {parity['images']} images: largest difference {parity['largest']:.2g} "

@@ -125,7 +125,9 @@ def evaluate(
 ) -> None:
     """Measure the accuracy of an engine on labelled images."""
     from edgeres import evaluate as step
+    from edgeres import onnx_io
     from edgeres.data import open_images
+    from edgeres.evaluate import maps
     from edgeres.report import accuracy, scores
     from edgeres.types import Target
 
@@ -138,6 +140,16 @@ def evaluate(
 
     if reference:
         _same_network(reference, engine)
+    if onnx_io.info(engine).task in maps.TASKS:
+        if reference is None:
+            raise UsageError("maps have no labels; give the FP32 file as --reference.")
+        with progress().step(f"evaluate {engine.name}", len(chosen)) as advance:
+            figures = maps.compare(
+                engine, Target.parse(target), reference, chosen, threads=threads, progress=advance
+            )
+        text = "\n".join([f"{engine} on {target}, {len(chosen)} images", *scores.lines(figures)])
+        show(text, {"scores": [figure.model_dump() for figure in figures]}, as_json)
+        return
     predicted = predict(engine)
     against = predict(reference) if reference else None
     if predicted.task != "classification":

@@ -120,7 +120,7 @@ def table(model: Path, calibration: ImageSet, photos: ImageSet, options: argpars
     for scheme, path in quantized(model, calibration, options.work, options.level):
         files[scheme] = path
         target = Target.parse(runs.get(scheme, "onnxruntime:cpu"))
-        scores = compare(path, model, target, photos, threads=2)
+        scores = compare(path, target, model, photos, threads=2)
         if not header:
             names = [score.name for score in scores if not score.name.startswith("cosine")]
             header = ["scheme, runtime", *(name.replace("SQNR ", "") for name in names), "MB"]
