@@ -81,7 +81,10 @@ def suppress(found: Boxes, overlap: float, most: int) -> Boxes:
 
 def retinanet(maps: Mapping[str, Array], image: tuple[int, int]) -> list[Boxes]:
     """The boxes of N images of (height, width) pixels from RetinaNet's outputs by name: `cls_logits.P3`
-    (N, anchors * classes, H, W), `bbox_regression.P3` (N, anchors * 4, H, W), ..."""
+    (N, anchors * classes, H, W), `bbox_regression.P3` (N, anchors * 4, H, W), ...
+
+    As torchvision makes them, but for boxes outside the image, which it keeps without area.
+    """
     logits, deltas = ([maps[f"{kind}.{level}"] for level in OCTAVES] for kind in ("cls_logits", "bbox_regression"))
     around = [anchors(one.shape[2:], image, sizes) for one, sizes in zip(logits, OCTAVES.values(), strict=True)]
     limits = np.array([image[1], image[0]] * 2, np.float32)
@@ -90,7 +93,9 @@ def retinanet(maps: Mapping[str, Array], image: tuple[int, int]) -> list[Boxes]:
         levels = zip(logits, deltas, around, strict=True)
         parts = [_candidates(scores[index], shifts[index], mine) for scores, shifts, mine in levels]
         found, scores, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return suppress(Boxes(np.clip(found, 0, limits), scores, labels), OVERLAP, DETECTIONS)
+        found = np.clip(found, 0, limits)
+        inside = (found[:, 2:] > found[:, :2]).all(1)
+        return suppress(Boxes(found[inside], scores[inside], labels[inside]), OVERLAP, DETECTIONS)
 
     return [boxes(index) for index in range(len(logits[0]))]
 

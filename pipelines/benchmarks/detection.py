@@ -24,12 +24,13 @@ from edgeres import engines, machine
 from edgeres.data import ImageSet, batches
 from edgeres.errors import EdgeresError
 from edgeres.evaluate.maps import compare
-from edgeres.export import export
+from edgeres.export import by_output, export
 from edgeres.measure import Subject, measure
 from edgeres.models import checkpoint, detection
 from edgeres.quantization.calibrate import calibrate
 from edgeres.quantization.quantize import quantize
 from edgeres.schema import Score
+from edgeres.store import Artifact
 from edgeres.types import Preprocess, Target
 
 PAIRS = (("onnxruntime", "onnxruntime:cpu"), ("openvino", "openvino:cpu"))
@@ -139,6 +140,11 @@ def table(model: Path, calibration: ImageSet, photos: ImageSet, options: argpars
             print(f"| {target} | {exact:.1f} ms | {int8:.1f} ms |", flush=True)
 
 
+def shares(made: Artifact) -> str:
+    """The parity of each output."""
+    return ", ".join(f"{name} {share:.1e}" for name, share in by_output(made.sidecar.results).items())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", type=Path)
@@ -161,20 +167,15 @@ def main() -> None:
         model = options.work / f"backbone{size}.onnx"
         features = ("C2", "C3", "C4", "C5")
         made = export(options.weights, model, features=features, preprocess={"resize": size, "crop": size})
-        print(f"\n## Backbone, {size} x {size} pixels\n\nParity with torch, relative: {parity(made.sidecar.results)}")
+        print(f"\n## Backbone, {size} x {size} pixels\n\nParity with torch, relative: {shares(made)}")
         table(model, calibration, photos, options)
     for kind in ("retinanet", "fasterrcnn"):
         weights, model = options.work / f"{kind}.pth", options.work / f"{kind}.onnx"
         torch.save(seeded(options.weights, kind, calibration, options.detector), weights)
         made = export(weights, model, preprocess={"resize": options.detector, "crop": options.detector})
         print(f"\n## {kind}, {options.detector} x {options.detector} pixels, random heads\n")
-        print(f"Parity with torch, relative: {parity(made.sidecar.results)}")
+        print(f"Parity with torch, relative: {shares(made)}")
         table(model, calibration, photos, options)
-
-
-def parity(results: object) -> str:
-    assert isinstance(results, dict)
-    return ", ".join(f"{name} {value:.1e}" for name, value in results.items() if name not in ("images", "largest"))
 
 
 if __name__ == "__main__":

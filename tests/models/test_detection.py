@@ -7,51 +7,12 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch", reason="the extra `export` is not installed")
+from detectors import BODY, CLASSES, State, seeded  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 from edgeres.errors import InputError, UsageError  # noqa: E402
 from edgeres.models import checkpoint, detection  # noqa: E402
 from edgeres.models.resnet import build  # noqa: E402
-
-BODY, WIDE, CLASSES = "cifar_resnet20", 8, 3
-State = dict[str, Any]
-
-
-def seeded(kind: str) -> State:
-    """A small detector's state dict, its body a CIFAR ResNet-20 with maps of 16, 32 and 64 channels."""
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        body = build(BODY, 1)
-        for module in body.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                torch.nn.init.uniform_(module.running_var, 0.5, 2)
-                torch.nn.init.normal_(module.running_mean, 0, 0.1)
-        state = {
-            f"backbone.body.{name}": value
-            for name, value in body.state_dict().items()
-            if not name.startswith("fc.") and not name.endswith("num_batches_tracked")
-        }
-
-        def add(name: str, inputs: int, outputs: int, kernel: int) -> None:
-            state[f"{name}.weight"] = torch.randn(outputs, inputs, kernel, kernel) * (2 / (inputs * kernel**2)) ** 0.5
-            state[f"{name}.bias"] = torch.randn(outputs) * 0.1
-
-        for level, channels in enumerate((16, 32, 64)):
-            add(f"backbone.fpn.inner_blocks.{level}.0", channels, WIDE, 1)
-            add(f"backbone.fpn.layer_blocks.{level}.0", WIDE, WIDE, 3)
-        if kind == "retinanet":
-            add("backbone.fpn.extra_blocks.p6", WIDE, WIDE, 3)
-            add("backbone.fpn.extra_blocks.p7", WIDE, WIDE, 3)
-            for head, top, outputs in (("classification", "cls_logits", 9 * CLASSES), ("regression", "bbox_reg", 36)):
-                for depth in range(4):
-                    add(f"head.{head}_head.conv.{depth}.0", WIDE, WIDE, 3)
-                add(f"head.{head}_head.{top}", WIDE, outputs, 3)
-        else:
-            add("rpn.head.conv.0.0", WIDE, WIDE, 3)
-            add("rpn.head.cls_logits", WIDE, 3, 1)
-            add("rpn.head.bbox_pred", WIDE, 12, 1)
-            state["roi_heads.box_predictor.cls_score.weight"] = torch.randn(CLASSES, 16)
-    return state
 
 
 def older(state: State) -> State:
