@@ -11,7 +11,7 @@ from onnx import NodeProto, helper
 from edgeres import engines, onnx_io
 from edgeres.data import ImageSet, batches, open_images
 from edgeres.onnx_io import ModelInfo
-from edgeres.quantization import place, simulate
+from edgeres.quantization import place, schemes, simulate, weights
 from edgeres.quantization.calibrate import calibrate
 from edgeres.quantization.diagnose import diagnose
 from edgeres.quantization.equalize import _Channels
@@ -109,6 +109,18 @@ def test_every_output_is_near_to_float(
         assert simulate.sqnr(one, other) > 25
 
 
+def test_an_output_that_is_quantized_is_the_dequantized_tensor(network: Path, pixels: NDArray[np.float32]) -> None:
+    """Under its own name, and all that reads it reads that."""
+    graph = Graph.of(onnx_io.load(network), network)
+    quantizer = place.Quantizer(np.float32(0.5), np.uint8(0))
+    made = place.place(graph, {"C2": quantizer}, {}, schemes.find("onnxruntime"))
+    exact, found = (simulate.outputs(model, pixels) for model in (graph.model, made))
+    np.testing.assert_array_equal(found[0], quantizer.rounded(exact[0]))
+    assert not np.array_equal(found[2], exact[2])
+    (reader,) = (node for node in made.graph.node if "C2.float" in node.input)
+    assert reader.op_type == "QuantizeLinear"
+
+
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_an_engine_gives_every_output(
     runtime: str, files: dict[str, Path], pixels: NDArray[np.float32], tmp_path: Path
@@ -142,8 +154,6 @@ def test_a_shared_weight_is_stored_once(files: dict[str, Path]) -> None:
 
 def test_a_weight_that_differs_between_layers_is_stored_for_each(network: Path, files: dict[str, Path]) -> None:
     """Where the scale must grow for the INT32 bias of one of them, its weights are other ones."""
-    from edgeres.quantization import schemes, weights
-
     graph = Graph.of(onnx_io.load(network), network)
     quantizer = place.Quantizer(np.float32(0.01), np.uint8(128))
     weight, scale = np.ones((5, 8, 3, 3), np.int8), np.full(5, 1e-3, np.float32)
