@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=16, help="photos that evaluate")
     parser.add_argument("--level", default="fast")
     parser.add_argument("--size", type=int, action="append", help="sides of the backbone's images")
-    parser.add_argument("--detector", type=int, default=512, help="side of the detectors' images")
+    parser.add_argument("--detector", type=int, default=512, help="side of the detectors' images; 0 leaves them out")
     parser.add_argument("--no-latency", dest="latency", action="store_false")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -169,7 +169,7 @@ def main() -> None:
         made = export(options.weights, model, features=features, preprocess={"resize": size, "crop": size})
         print(f"\n## Backbone, {size} x {size} pixels\n\nParity with torch, relative: {shares(made)}")
         table(model, calibration, photos, options)
-    for kind in ("retinanet", "fasterrcnn"):
+    for kind in ("retinanet", "fasterrcnn") if options.detector else ():
         weights, model = options.work / f"{kind}.pth", options.work / f"{kind}.onnx"
         torch.save(seeded(options.weights, kind, calibration, options.detector), weights)
         made = export(weights, model, preprocess={"resize": options.detector, "crop": options.detector})
