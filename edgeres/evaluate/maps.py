@@ -7,6 +7,7 @@ a cosine similarity. Of a detector the boxes are compared, too; those of FP32 ar
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from edgeres import bootstrap, boxes, engines, machine, onnx_io, store
 from edgeres.data import ImageSet, batches
 from edgeres.errors import BuildError, InputError
 from edgeres.evaluate.detection import mean_average_precision
-from edgeres.evaluate.paired import Statistic, mean
+from edgeres.evaluate.paired import Array, Statistic, mean
 from edgeres.schema import Score
 from edgeres.store import Artifact, Sidecar
 from edgeres.types import Target, Task
@@ -48,7 +49,7 @@ def compare(
     size = ours.input_shape[0] or exact.input_shape[0] or 1
     detect = boxes.detector(info.arch) if info.task == "detection" else None
     found: tuple[list[boxes.Boxes], list[boxes.Boxes]] = [], []
-    products: dict[str, list[NDArray[np.float64]]] = {name: [] for name in exact.outputs}
+    products: dict[str, list[tuple[float, float, float]]] = {name: [] for name in exact.outputs}
     for batch in batches(images, info.preprocess, size):
         given, count = onnx_io.padded(batch.images, size), len(batch.images)
         one, other = ({n: v[:count] for n, v in zip(e.outputs, e.maps(given), strict=True)} for e in (ours, exact))
@@ -60,36 +61,36 @@ def compare(
             for kept, maps in zip(found, (one, other), strict=True):
                 kept += detect(maps, given.shape[2:])
         progress(count)
-    common = {"images": len(images), "dataset": images.digest}
+    common: dict[str, Any] = {"images": len(images), "dataset": images.digest}
     made = [
         Score(name=f"mAP@{overlap:g}", value=mean_average_precision(*found, overlap), unit="share", **common)
         for overlap in (OVERLAPS if detect else ())
     ]
     for name, values in products.items():
-        noise, power, cosine = np.array(values).T
-        for label, figure, unit in (
-            (f"SQNR {name}", _decibel(power, noise), "dB"),
-            (f"cosine {name}", mean(cosine), ""),
-        ):
+        noise, power, cosines = np.array(values).T
+        figures: dict[str, Statistic] = {"SQNR": _decibel(power, noise), "cosine": mean(cosines)}
+        for label, figure in figures.items():
             value = float(figure(np.ones((1, len(images))))[0])
             interval = bootstrap.over_images(figure, len(images))
-            made.append(Score(name=label, value=value, unit=unit, interval=interval, **common))
+            unit = "dB" if label == "SQNR" else ""
+            made.append(Score(name=f"{label} {name}", value=value, unit=unit, interval=interval, **common))
     return made
 
 
-def _products(made: NDArray[np.float32], exact: NDArray[np.float32]) -> NDArray[np.float64]:
+def _products(made: NDArray[np.float32], exact: NDArray[np.float32]) -> tuple[float, float, float]:
     """Of one image's map the power of the noise, the power of the exact map, and the cosine of the two."""
     after, before = made.ravel().astype(np.float64), exact.ravel().astype(np.float64)
-    power, length = before @ before, np.sqrt((after @ after) * (before @ before))
-    return np.array([np.square(after - before).sum(), power, after @ before / max(length, 1e-30)])
+    power, length = float(before @ before), float(np.sqrt((after @ after) * (before @ before)))
+    return float(np.square(after - before).sum()), power, float(after @ before) / (length or 1.0)
 
 
-def _decibel(power: NDArray[np.float64], noise: NDArray[np.float64]) -> Statistic:
+def _decibel(power: Array, noise: Array) -> Statistic:
     """At most 200: what is exact has no ratio."""
 
-    def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    def statistic(weights: Array) -> Array:
         ratio = np.maximum(weights @ power, 1e-30) / np.maximum(weights @ noise, 1e-30)
-        return np.minimum(10 * np.log10(ratio), 200.0)
+        found: Array = np.minimum(10 * np.log10(ratio), 200.0)
+        return found
 
     return statistic
 

@@ -153,11 +153,11 @@ class RetinaNet(Maps):
             state[f"head.{name}.weight"] for name in ("classification_head.cls_logits", "regression_head.bbox_reg")
         )
         channels = logits.shape[1]
-        self.head = nn.Module()
-        self.head.classification_head = _Head(
+        self.head = nn.ModuleDict()
+        self.head["classification_head"] = _Head(
             channels, _depth(state, "head.classification_head"), {"cls_logits": _conv(channels, len(logits), 3)}
         )
-        self.head.regression_head = _Head(
+        self.head["regression_head"] = _Head(
             channels, _depth(state, "head.regression_head"), {"bbox_reg": _conv(channels, len(boxes), 3)}
         )
         self.outputs = len(logits) // (len(boxes) // 4)
@@ -165,7 +165,7 @@ class RetinaNet(Maps):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         levels = self.backbone(x)
-        return (*self.head.classification_head(levels), *self.head.regression_head(levels))
+        return (*self.head["classification_head"](levels), *self.head["regression_head"](levels))
 
 
 class FasterRCNN(Maps):
@@ -182,8 +182,8 @@ class FasterRCNN(Maps):
         logits = state["rpn.head.cls_logits.weight"]
         anchors, channels = logits.shape[:2]
         tops = {"cls_logits": _conv(channels, anchors, 1), "bbox_pred": _conv(channels, anchors * 4, 1)}
-        self.rpn = nn.Module()
-        self.rpn.head = _Head(channels, _depth(state, "rpn.head"), tops)
+        self.rpn = nn.ModuleDict()
+        self.rpn["head"] = _Head(channels, _depth(state, "rpn.head"), tops)
         self.outputs = len(state["roi_heads.box_predictor.cls_score.weight"])
         levels = [f"P{level + 2}" for level in range(len(self.backbone.fpn.inner_blocks) + 1)]
         heads = (f"{kind}.{level}" for kind in ("objectness", "bbox_pred") for level in levels)
@@ -191,7 +191,7 @@ class FasterRCNN(Maps):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         levels = self.backbone(x)
-        return (*levels[:-1], *self.rpn.head(levels))
+        return (*levels[:-1], *self.rpn["head"](levels))
 
 
 DETECTORS: Mapping[str, tuple[str, type[RetinaNet] | type[FasterRCNN]]] = {
