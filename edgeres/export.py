@@ -59,7 +59,8 @@ def export(
 ) -> Artifact:
     """Write the ONNX file of a trained ResNet, batch norm folded, and prove it on real images.
 
-    The fields of `Parity` are the artifact's results.
+    The fields of `Parity` are the artifact's results; `recognised` are the architectures whose tensors fit, the first
+    of them taken, where no name was given or stored; `notes` are sentences on what was chosen in the checkpoint.
 
     `arch` is a name of `edgeres.models.resnet.ARCHITECTURES`, None to recognise it; `batch` None leaves the batch
     dimension free; `preprocess` overrides fields of what is stored beside the weights or, where nothing is, of
@@ -82,17 +83,18 @@ def export(
     store.distinct(out, weights)
     loaded = checkpoint.read(weights)
     name, model = checkpoint.load(arch, loaded)
-    outputs = model.fc.out_features
+    outputs, config = loaded.outputs, loaded.config
+    recognised = [] if arch or config.arch else list(loaded.rows)
     base = _default(ARCHITECTURES[name].size)
-    if loaded.preprocess is not None:
-        base = Preprocess.parse(loaded.preprocess, str(weights))
+    if config.preprocess is not None:
+        base = Preprocess.parse(config.preprocess, str(weights))
     wanted = base
     if preprocess:
         try:
             wanted = Preprocess.parse({**base.to_json(), **_scaled(base, preprocess)}, "the preprocessing asked for")
         except InputError as error:
             raise UsageError(str(error)) from None
-    names = tuple(classes) or loaded.classes
+    names = tuple(classes) or config.classes
     if names and len(names) != outputs:
         raise UsageError(f"{len(names)} class names were given, {weights} has {outputs} classes; give one name each.")
     info = ModelInfo(name, wanted, outputs, names)
@@ -103,9 +105,11 @@ def export(
         made = canonical(_trace(model, example, batch is None), opset)
         onnx_io.describe(made, info)
         onnx_io.save(made, path)
-        return asdict(prove(path, model, photos, info.preprocess, batch))
+        parity = asdict(prove(path, model, photos, info.preprocess, batch))
+        return {**parity, "recognised": recognised, "notes": list(loaded.notes)}
 
-    made_from = {"weights": store.digest(weights), "images": photos.digest}
+    made_from = {"weights": store.digest(loaded.files[0]), "images": photos.digest}
+    made_from |= {file.name: store.digest(file) for file in loaded.files[1:]}
     parameters = {"opset": opset, "batch": batch, "model": info.to_json()}
     return store.make(out, Sidecar("onnx", made_from, parameters, store.versions("edgeres", "torch", "onnx")), write)
 

@@ -262,5 +262,5 @@ class _Run:
 
 def _model(exported: Artifact) -> Model:
     info = onnx_io.info(exported.path)
-    parity = {name: float(value) for name, value in exported.sidecar.results.items()}
+    parity = {name: float(value) for name, value in exported.sidecar.results.items() if isinstance(value, int | float)}
     return Model(arch=info.arch, classes=info.outputs, digest=exported.sidecar.digest, parity=parity)

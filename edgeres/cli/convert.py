@@ -14,7 +14,8 @@ from edgeres.errors import UsageError
 @app.command()
 def export(
     weights: Annotated[
-        Path | None, typer.Option("--weights", "-w", help="Checkpoint: .pth, .pt, .safetensors.")
+        Path | None,
+        typer.Option("--weights", "-w", help="Checkpoint: .pth, .pt, .safetensors, or a folder with config.json."),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The ONNX file to write.")] = None,
     arch: Annotated[str | None, typer.Option(help="Architecture. [default: recognised]")] = None,
@@ -57,8 +58,10 @@ def export(
         images=open_images(data) if data else None,
     )
     parity, model = made.sidecar.results, made.sidecar.parameters["model"]
+    guess = f" (recognised{_also(parity['recognised'])})" if parity["recognised"] else ""
     text = (
-        f"{out}: {model['arch']}, {model['outputs']} classes, opset {opset}{unchanged(made)}\n"
+        f"{out}: {model['arch']}{guess}, {model['outputs']} classes, opset {opset}{unchanged(made)}\n"
+        f"{''.join(f'{note}{chr(10)}' for note in parity['notes'])}"
         f"parity with torch on {parity['images']} images: largest difference {parity['largest']:.2g} "
         f"({parity['relative']:.1e} of the largest logit), top-1 agreement {parity['agreement']:.0%}"
     )
@@ -217,6 +220,11 @@ def _latencies(files: list[Path], scheme: str) -> list[float] | None:
     if not any(one.target == target and one.runs for one in backends.find(target).available()):
         return None
     return [found.latency.p50 for found in measure([Subject(file, target) for file in files], rounds=2)]
+
+
+def _also(names: list[str]) -> str:
+    """The other architectures that have the same tensors."""
+    return f"; --arch tells it from {', '.join(names[1:])}, which has the same tensors" if len(names) > 1 else ""
 
 
 def _numbers(text: str | None) -> list[float] | None:
