@@ -6,7 +6,7 @@ layers; what exporters leave behind (stack traces, paths, unused initializers) i
 always gives the same bytes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
@@ -15,7 +15,11 @@ from edgeres.errors import InputError
 
 INPUT, OUTPUT = "input", "logits"
 HEAD = {"GlobalAveragePool": "avgpool", "Flatten": "flatten"}
-TIMELESS = {"Add", "Conv", "Flatten", "Gemm", "GlobalAveragePool", "MaxPool", "Pad", "Relu", "Slice"}
+POOLS = ("AveragePool", "GlobalAveragePool")
+TIMELESS = {
+    *("Add", "AveragePool", "BatchNormalization", "Conv", "Flatten", "Gemm", "GlobalAveragePool", "MaxPool", "Mul"),
+    *("Pad", "Relu", "Sigmoid", "Slice"),
+}
 """Operators that mean the same from opset 13 to 21, which only added types; Pad as long as it names no axes."""
 
 
@@ -25,11 +29,16 @@ def canonical(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     constants = {tensor.name: tensor for tensor in graph.initializer}
     batch = graph.input[0].type.tensor_type.shape.dim[0].dim_value
     tensors = {graph.input[0].name: INPUT}
+    layers = {name: weight for node in graph.node for name in node.input if (weight := _weight(node.input, constants))}
     nodes: list[NodeProto] = []
     kept: dict[str, TensorProto] = {}
+    taken: set[str] = set()
     for node in graph.node:
         op, attributes, inputs = _spelling(node, constants, batch)
-        name = _name(op, inputs, constants, tensors, {made.name for made in nodes})
+        name = _name(op, inputs, constants, tensors, layers.get(node.output[0]))
+        while name in taken:
+            name += "_"
+        taken.add(name)
         outputs = [OUTPUT if node.output[0] == graph.output[0].name else name]
         tensors[node.output[0]] = outputs[0]
         kept.update({i: constants[i] for i in inputs if i in constants})
@@ -76,21 +85,34 @@ def _spelling(
 
 
 def _name(
-    op: str, inputs: list[str], constants: Mapping[str, TensorProto], tensors: Mapping[str, str], taken: set[str]
+    op: str,
+    inputs: list[str],
+    constants: Mapping[str, TensorProto],
+    tensors: Mapping[str, str],
+    reader: str | None,
 ) -> str:
-    """`layer1.0.conv2` from the weight `layer1.0.conv2.weight`; else the first input's name and the operator."""
-    weight = next((name for name in inputs if name in constants and name.endswith(".weight")), None)
-    if weight:
-        name = weight.removesuffix(".weight")
-    elif op in HEAD:
-        name = HEAD[op]
-    else:
-        before = tensors[inputs[0]]
-        block = before.rpartition(".")[0] if op == "Add" else before
-        name = f"{block}.{op.lower()}" if block else op.lower()
-    while name in taken:
-        name += "_"
-    return name
+    """`layer1.0.conv2` from the weight `layer1.0.conv2.weight`; else the first input's name and the operator.
+
+    A sum, and the gate of a squeeze-and-excitation, is of the block; a pool before a layer (`reader`) is named like it.
+    """
+    if layer := _weight(inputs, constants):
+        return layer
+    if op in POOLS and reader and "." in reader:
+        return f"{reader.rpartition('.')[0]}.pool"
+    if op in HEAD:
+        return HEAD[op]
+    before = [tensors[name] for name in inputs if name in tensors]
+    if op in ("Add", "Mul", "Sigmoid"):
+        block = min((name.rpartition(".")[0] for name in before[: 1 if op == "Add" else None]), key=len)
+        name = "gate" if op == "Sigmoid" else op.lower()
+        return f"{block}.{name}" if block else name
+    return f"{before[0]}.{op.lower()}"
+
+
+def _weight(inputs: Iterable[str], constants: Mapping[str, TensorProto]) -> str | None:
+    """The layer whose weight a node reads."""
+    names = (name.removesuffix(".weight") for name in inputs if name in constants and name.endswith(".weight"))
+    return next(names, None)
 
 
 def _plain(tensor: TensorProto) -> TensorProto:

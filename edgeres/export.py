@@ -1,19 +1,14 @@
 """A checkpoint becomes an FP32 ONNX file that is shown to compute what torch computes."""
 
-import copy
-import logging
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgeres import onnx_io, store
-from edgeres.canonical import INPUT, OUTPUT, canonical
+from edgeres.canonical import INPUT, canonical
 from edgeres.data import ImageSet, batches, open_images
 from edgeres.errors import InputError, MissingRuntime, ParityError, UsageError
 from edgeres.onnx_io import ModelInfo
@@ -21,15 +16,10 @@ from edgeres.store import Artifact, Sidecar
 from edgeres.types import Preprocess
 
 if TYPE_CHECKING:
-    import onnx
-    import torch
-
-    from edgeres.models.resnet import ResNet
+    from edgeres.models.resnet import ResNet, Size
 
 OPSET = 19
 """The first in which Q/DQ takes float16 scales, as INT8 beside FP16 on TensorRT needs."""
-EXPORTED = 18
-"""The opset that torch's exporter itself writes; others are converted from it."""
 TOLERANCE = 1e-4
 """Largest difference of a logit, relative to the largest logit: float32 rounding over a thousand layers stays below."""
 SAMPLES = Path(__file__).parent / "images"
@@ -74,7 +64,7 @@ def export(
     try:
         import torch
 
-        from edgeres.models import checkpoint
+        from edgeres.models import checkpoint, tracing
         from edgeres.models.resnet import ARCHITECTURES
     except ImportError as error:
         raise MissingRuntime(f"export needs {error.name}; `pip install 'edgeres[export]'`.") from None
@@ -102,7 +92,7 @@ def export(
 
     def write(path: Path) -> Mapping[str, Any]:
         example = torch.zeros(batch or 2, 3, info.preprocess.crop, info.preprocess.crop)
-        made = canonical(_trace(model, example, batch is None), opset)
+        made = canonical(tracing.trace(model, example, batch is None), opset)
         onnx_io.describe(made, info)
         onnx_io.save(made, path)
         parity = asdict(prove(path, model, photos, info.preprocess, batch))
@@ -114,13 +104,13 @@ def export(
     return store.make(out, Sidecar("onnx", made_from, parameters, store.versions("edgeres", "torch", "onnx")), write)
 
 
-def architectures() -> list[str]:
-    """The names that `export` takes; MissingRuntime without torch."""
+def architectures() -> "Mapping[str, Size]":
+    """Each name that `export` takes, with the size of its network; MissingRuntime without torch."""
     try:
-        from edgeres.models.resnet import ARCHITECTURES
+        from edgeres.models.resnet import ARCHITECTURES, size
     except ImportError as error:
         raise MissingRuntime(f"export needs {error.name}; `pip install 'edgeres[export]'`.") from None
-    return list(ARCHITECTURES)
+    return {name: size(name) for name in ARCHITECTURES}
 
 
 def _default(size: int) -> Preprocess:
@@ -132,51 +122,6 @@ def _scaled(base: Preprocess, given: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(given.get("crop"), int) or "resize" in given:
         return given
     return {"resize": round(base.resize * given["crop"] / base.crop), **given}
-
-
-def _trace(model: "ResNet", example: "torch.Tensor", dynamic: bool) -> "onnx.ModelProto":
-    """Fold batch norm into the convolutions and let torch write the graph."""
-    import torch
-
-    if find_spec("onnxscript") is None:
-        raise MissingRuntime("export needs onnxscript; `pip install 'edgeres[export]'`.")
-    folded = fold(model)
-    shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic else None
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # it warns that torchvision, which is not used, is absent
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                folded,
-                (example,),
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                opset_version=EXPORTED,
-                dynamic_shapes=shapes,
-                dynamo=True,
-                verbose=False,
-            )
-    finally:
-        logger.setLevel(level)
-    assert program is not None
-    return program.model_proto
-
-
-def fold(model: "ResNet") -> "ResNet":
-    """A copy in which each batch norm is folded into the convolution before it (arXiv:1712.05877, section 3.2)."""
-    from torch import nn
-    from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-    copied = copy.deepcopy(model)
-    for module in copied.modules():
-        children = list(module.named_children())
-        for (name, child), (after, norm) in pairwise(children):
-            if isinstance(child, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(module, name, fuse_conv_bn_eval(child, norm))
-                setattr(module, after, nn.Identity())
-    return copied
 
 
 def prove(

@@ -23,6 +23,7 @@ from edgeres import onnx_io, store  # noqa: E402
 from edgeres.data import batches, open_images  # noqa: E402
 from edgeres.errors import InputError, MissingRuntime, ParityError, UsageError  # noqa: E402
 from edgeres.export import export  # noqa: E402
+from edgeres.models import tracing  # noqa: E402
 from edgeres.models.checkpoint import load, read  # noqa: E402
 from edgeres.models.resnet import ARCHITECTURES, Architecture, build  # noqa: E402
 from edgeres.types import Preprocess  # noqa: E402
@@ -56,9 +57,9 @@ def assert_same(path: Path, model: Any, given: Any) -> None:
 
 @pytest.fixture(scope="module")
 def traced(checkpoint: Path) -> ModelProto:
-    """What torch's exporter wrote for `checkpoint`: it takes seconds, and depends on no option that is tested here."""
+    """The trace of `checkpoint`, which depends on no option that is tested here."""
     _, model = load(ARCH, read(checkpoint))
-    return step._trace(model, torch.zeros(2, 3, 32, 32), dynamic=True)
+    return tracing.trace(model, torch.zeros(2, 3, 32, 32), free=True)
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def quick(traced: ModelProto, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
             change(copied)
             return copied
 
-        monkeypatch.setattr(step, "_trace", trace)
+        monkeypatch.setattr(tracing, "trace", trace)
 
     use()
     return use
@@ -135,18 +136,6 @@ def test_half_precision_safetensors_bring_name_classes_and_preprocessing(tmp_pat
     info = onnx_io.info(made.path)
     assert (info.arch, info.outputs, info.classes) == ("small_bottleneck", 3, ("good", "bad", "ugly"))
     assert info.preprocess == preprocess
-
-
-def test_folding_keeps_the_function_and_the_source(checkpoint: Path) -> None:
-    _, model = load(ARCH, read(checkpoint))
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    folded = step.fold(model)
-    given = torch.from_numpy(images(4))
-    with torch.inference_mode():
-        found, wanted = folded(given), model(given)
-    assert float((found - wanted).abs().max()) <= 1e-5 * float(wanted.abs().max())
-    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
-    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
 # What is written
@@ -303,13 +292,10 @@ def test_without_torch_it_says_what_to_install(
         patched.setitem(sys.modules, "torch", None)
         with pytest.raises(MissingRuntime, match=r"export needs torch; `pip install 'edgeres\[export\]'`"):
             export(checkpoint, tmp_path / "model.onnx")
-    monkeypatch.setattr(step, "find_spec", lambda name: None)
-    with pytest.raises(MissingRuntime, match="export needs onnxscript"):
-        export(checkpoint, tmp_path / "model.onnx", ARCH)
 
 
 def test_the_list_of_architectures_is_the_table() -> None:
-    assert step.architectures() == list(ARCHITECTURES)
+    assert list(step.architectures()) == list(ARCHITECTURES)
 
 
 # The real thing

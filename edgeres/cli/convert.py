@@ -1,6 +1,7 @@
 """Commands that make ONNX files: export, calibrate, quantize, diagnose."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,7 +37,8 @@ def export(
     from edgeres.data import open_images
 
     if listed:
-        show("\n".join(step.architectures()), {"architectures": step.architectures()}, as_json)
+        sizes = step.architectures()
+        show(_table(sizes), {"architectures": {name: asdict(size) for name, size in sizes.items()}}, as_json)
         return
     if weights is None or out is None:
         raise UsageError("export needs --weights and --out; see `edgeres export --help`.")
@@ -232,6 +234,14 @@ def _numbers(text: str | None) -> list[float] | None:
         return None if text is None else [float(number) for number in text.split(",")]
     except ValueError:
         raise UsageError(f"{text!r} is not three numbers with commas between, as in 0.485,0.456,0.406.") from None
+
+
+def _table(sizes: Mapping[str, Any]) -> str:
+    lines = [f"{'architecture':<24}  layers  pixels  parameters (M)  MACs (G)"]
+    for name, size in sizes.items():
+        figures = f"{size.layers:6}  {size.input:6}  {size.parameters / 1e6:14.2f}  {size.macs / 1e9:8.2f}"
+        lines.append(f"{name:<24}  {figures}")
+    return "\n".join(lines)
 
 
 def _lines(path: Path | None) -> list[str]:

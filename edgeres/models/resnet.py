@@ -1,61 +1,32 @@
-"""Residual networks of He et al., one definition driven by a table.
+"""Residual networks of He et al. and what became of them: one definition, driven by the table of `architectures`.
 
-Parameter names are torchvision's, so a torchvision-layout state dict loads as it is.
-
-Sources: "Deep Residual Learning for Image Recognition" (arXiv:1512.03385); the stride of a bottleneck stands on
-its 3x3 convolution ("v1.5"), as in torchvision; "Wide Residual Networks" (arXiv:1605.07146); "Aggregated
-Residual Transformations" (arXiv:1611.05431); the CIFAR networks are section 4.2 of the first paper.
+Parameter names are torchvision's, with timm's for what torchvision has not: `conv1.0` ... `conv1.6` of a deep stem,
+`downsample.1` behind an average-pool, `se.fc1` and `se.fc2`, and the `norm` that ends a pre-activation network. A state
+dict of torchvision, or of timm's `ResNet`, loads as it is.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgeres.models.architectures import ARCHITECTURES, Architecture
 
-@dataclass(frozen=True)
-class Architecture:
-    """One row of the family's table.
-
-    `depths` counts the blocks of each stage; `base_width` and `groups` size the 3x3 convolution of a bottleneck
-    (torchvision's `width_per_group` and `groups`); `stem` is the ImageNet one (7x7 stride 2 and max-pool) or the
-    CIFAR one (3x3 stride 1); `shortcut` is what a block uses where the shape changes: a 1x1 projection (option B)
-    or strided subsampling with zero-padded channels (option A). `size` is the input side in pixels that the
-    network was designed for.
-    """
-
-    block: Literal["basic", "bottleneck"]
-    depths: tuple[int, ...]
-    groups: int = 1
-    base_width: int = 64
-    stem: Literal["imagenet", "cifar"] = "imagenet"
-    shortcut: Literal["projection", "pad"] = "projection"
-    size: int = 224
+EXPANSION = {"basic": 1, "bottleneck": 4}
+REDUCTION, DIVISOR = 16, 8
+"""Of squeeze-and-excitation; the reduced channels are a multiple of the divisor, as in timm."""
 
 
-def _cifar(blocks: int) -> Architecture:
-    return Architecture("basic", (blocks,) * 3, base_width=16, stem="cifar", shortcut="pad", size=32)
+class SameConv2d(nn.Conv2d):
+    """A 3x3 convolution of stride 2 on even sides with TensorFlow's "same" padding: one pixel at the far ends."""
 
+    pads = (0, 0, 1, 1)
+    """Top, left, bottom, right: ONNX's order."""
 
-ARCHITECTURES: dict[str, Architecture] = {
-    "resnet18": Architecture("basic", (2, 2, 2, 2)),
-    "resnet34": Architecture("basic", (3, 4, 6, 3)),
-    "resnet50": Architecture("bottleneck", (3, 4, 6, 3)),
-    "resnet101": Architecture("bottleneck", (3, 4, 23, 3)),
-    "resnet152": Architecture("bottleneck", (3, 8, 36, 3)),
-    "wide_resnet50_2": Architecture("bottleneck", (3, 4, 6, 3), base_width=128),
-    "wide_resnet101_2": Architecture("bottleneck", (3, 4, 23, 3), base_width=128),
-    "resnext50_32x4d": Architecture("bottleneck", (3, 4, 6, 3), groups=32, base_width=4),
-    "resnext101_32x8d": Architecture("bottleneck", (3, 4, 23, 3), groups=32, base_width=8),
-    "resnext101_64x4d": Architecture("bottleneck", (3, 4, 23, 3), groups=64, base_width=4),
-    **{f"cifar_resnet{6 * n + 2}": _cifar(n) for n in (3, 5, 7, 9, 18)},
-}
-
-
-def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C', H / 2, W / 2)."""
+        return super().forward(functional.pad(x, (0, 1, 0, 1)))
 
 
 class PadShortcut(nn.Module):
@@ -71,40 +42,106 @@ class PadShortcut(nn.Module):
         return functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
 
 
+class SqueezeExcitation(nn.Module):
+    """A gate of each channel, computed from the means of all: sigmoid(fc2(relu(fc1(mean)))) (arXiv:1709.01507)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        reduced = max(DIVISOR, int(channels / REDUCTION + DIVISOR / 2) // DIVISOR * DIVISOR)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc1 = nn.Conv2d(channels, reduced, 1)
+        self.act = nn.ReLU(inplace=True)
+        self.fc2 = nn.Conv2d(reduced, channels, 1)
+        self.gate = nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        return x * self.gate(self.fc2(self.act(self.fc1(self.pool(x)))))
+
+
+def _conv(arch: Architecture, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    if arch.padding == "same" and kernel > stride > 1:
+        return SameConv2d(inputs, outputs, kernel, stride, groups=groups, bias=arch.bias)
+    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=arch.bias)
+
+
+def _shortcut(arch: Architecture, inputs: int, outputs: int, stride: int) -> nn.Module:
+    """What makes a block's input fit the sum."""
+    if arch.shortcut == "pad":
+        return PadShortcut(inputs, outputs, stride)
+    layers: list[nn.Module] = [_conv(arch, inputs, outputs, 1, stride)]
+    if arch.shortcut == "pool":
+        pool = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
+        layers = [pool, _conv(arch, inputs, outputs, 1)]
+    if arch.order == "post" and not arch.bias:
+        layers.append(nn.BatchNorm2d(outputs))
+    return nn.Sequential(*layers)
+
+
+def _stem(arch: Architecture) -> tuple[nn.Module, nn.Module]:
+    """What gives the first `arch.width` channels, and the pool after it."""
+    width = arch.width
+    if arch.stem == "cifar":
+        return _conv(arch, 3, width, 3), nn.Identity()
+    if arch.stem in ("imagenet", "caffe"):
+        pool = nn.MaxPool2d(3, 2, 1) if arch.stem == "imagenet" else nn.MaxPool2d(3, 2, ceil_mode=True)
+        return _conv(arch, 3, width, 7, 2), pool
+    first, second = 3 * width // 8 if arch.stem == "tiered" else width // 2, width // 2
+    layers: list[nn.Module] = []
+    for inputs, outputs, stride in ((3, first, 2), (first, second, 1)):
+        layers += [_conv(arch, inputs, outputs, 3, stride), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, _conv(arch, second, width, 3)), nn.MaxPool2d(3, 2, 1)
+
+
 class Block(nn.Module):
     """One residual block: two 3x3 convolutions (basic) or 1x1, 3x3, 1x1 (bottleneck), around a shortcut."""
 
     def __init__(self, arch: Architecture, inputs: int, planes: int, stride: int) -> None:
         super().__init__()
+        outputs = planes * EXPANSION[arch.block]
         if arch.block == "basic":
-            outputs = planes
             shapes = [(inputs, planes, 3, stride, 1), (planes, planes, 3, 1, 1)]
         else:
-            outputs = planes * 4
             width = planes * arch.base_width // 64 * arch.groups
-            shapes = [(inputs, width, 1, 1, 1), (width, width, 3, stride, arch.groups), (width, outputs, 1, 1, 1)]
+            first, second = (stride, 1) if arch.stride == "1x1" else (1, stride)
+            shapes = [
+                (inputs, width, 1, first, 1),
+                (width, width, 3, second, arch.groups),
+                (width, outputs, 1, 1, 1),
+            ]
         self.convolutions = len(shapes)
+        self.pre = arch.order == "pre"
         for index, (in_, out, kernel, step, groups) in enumerate(shapes, start=1):
-            self.add_module(f"conv{index}", _conv(in_, out, kernel, step, groups))
-            self.add_module(f"bn{index}", nn.BatchNorm2d(out))
+            layers = {f"conv{index}": _conv(arch, in_, out, kernel, step, groups)}
+            norm = {f"bn{index}": nn.BatchNorm2d(in_ if self.pre else out)}
+            for name, module in ({**norm, **layers} if self.pre else {**layers, **norm}).items():
+                self.add_module(name, module)
+        self.se = SqueezeExcitation(outputs) if arch.attention == "se" else None
         self.relu = nn.ReLU(inplace=True)
-        self.downsample: nn.Module | None = None
-        if stride != 1 or inputs != outputs:
-            self.downsample = (
-                PadShortcut(inputs, outputs, stride)
-                if arch.shortcut == "pad"
-                else nn.Sequential(_conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
-            )
+        changes = stride != 1 or inputs != outputs
+        self.downsample = _shortcut(arch, inputs, outputs, stride) if changes else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H / stride, W / stride)."""
-        shortcut = x if self.downsample is None else self.downsample(x)
-        for index in range(1, self.convolutions + 1):
-            x = self.get_submodule(f"bn{index}")(self.get_submodule(f"conv{index}")(x))
-            if index < self.convolutions:
-                x = self.relu(x)
-        out: Tensor = self.relu(x + shortcut)
-        return out
+        out = self.relu(self._norm(1, x)) if self.pre else x
+        shortcut = x if self.downsample is None else self.downsample(out)
+        out = self._conv(1, out)
+        for index in range(2, self.convolutions + 1):
+            out = self._conv(index, self.relu(self._norm(index if self.pre else index - 1, out)))
+        if not self.pre:
+            out = self._norm(self.convolutions, out)
+        if self.se is not None:
+            out = self.se(out)
+        out = out + shortcut
+        return out if self.pre else self.relu(out)
+
+    def _conv(self, index: int, x: Tensor) -> Tensor:
+        made: Tensor = self.get_submodule(f"conv{index}")(x)
+        return made
+
+    def _norm(self, index: int, x: Tensor) -> Tensor:
+        made: Tensor = self.get_submodule(f"bn{index}")(x)
+        return made
 
 
 class ResNet(nn.Module):
@@ -112,38 +149,80 @@ class ResNet(nn.Module):
 
     def __init__(self, arch: Architecture, classes: int) -> None:
         super().__init__()
-        cifar = arch.stem == "cifar"
-        width = 16 if cifar else 64
-        self.conv1 = _conv(3, width, 3) if cifar else _conv(3, width, 7, 2)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.pre = arch.order == "pre"
+        self.conv1, maxpool = _stem(arch)
+        self.bn1 = nn.Identity() if self.pre else nn.BatchNorm2d(arch.width)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.Identity() if cifar else nn.MaxPool2d(3, 2, 1)
-        expansion = 1 if arch.block == "basic" else 4
+        self.maxpool = maxpool
         self.stages = len(arch.depths)
-        inputs = width
+        inputs = arch.width
         for stage, depth in enumerate(arch.depths):
-            planes = width * 2**stage
+            planes = arch.width * 2**stage
             blocks = []
             for index in range(depth):
                 stride = 2 if stage > 0 and index == 0 else 1
                 blocks.append(Block(arch, inputs, planes, stride))
-                inputs = planes * expansion
+                inputs = planes * EXPANSION[arch.block]
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.norm = nn.BatchNorm2d(inputs) if self.pre else None
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(inputs, classes)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) -> what each stage gives, (N, C, H', W'): C2, C3, C4, C5 of an ImageNet network."""
+        x = self.conv1(x)
+        x = self.maxpool(x if self.pre else self.relu(self.bn1(x)))
+        found = []
+        for stage in range(1, self.stages + 1):
+            x = self.get_submodule(f"layer{stage}")(x)
+            found.append(x)
+        return found
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """What the last stage gives -> logits (N, classes), or with `pre_logits` the pooled features (N, C)."""
+        if self.norm is not None:
+            x = self.relu(self.norm(x))
+        x = torch.flatten(self.avgpool(x), 1)
+        return x if pre_logits else self.fc(x)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) float32 -> (N, classes) logits."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        for stage in range(1, self.stages + 1):
-            x = self.get_submodule(f"layer{stage}")(x)
-        logits: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
-        return logits
+        return self.forward_head(self.features(x)[-1])
 
 
 def build(name: str, classes: int) -> ResNet:
     """Make the network of row `name` of `ARCHITECTURES` with random weights; KeyError where there is no such row."""
     return ResNet(ARCHITECTURES[name], classes)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a network is: layers along its longest way (convolutions and the classifier, without shortcuts and
+    gates), input side in pixels, parameters, and multiply-accumulates of one image."""
+
+    layers: int
+    input: int
+    parameters: int
+    macs: int
+
+
+def size(name: str) -> Size:
+    """Of row `name` with ImageNet's 1,000 classes or CIFAR-10's 10; KeyError where there is no such row."""
+    layers = macs = 0
+    side = ARCHITECTURES[name].size
+
+    def count(module: nn.Module, _: object, made: Tensor) -> None:
+        nonlocal macs
+        macs += made.shape[1:].numel() * module.get_parameter("weight")[0].numel()
+
+    with torch.device("meta"), torch.inference_mode():
+        model = build(name, 10 if side == 32 else 1000).eval()
+        for path, module in model.named_modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.register_forward_hook(count)
+                layers += ".downsample." not in path and ".se." not in path
+        model(torch.empty(1, 3, side, side))
+    return Size(layers, side, sum(one.numel() for one in model.parameters()), macs)
