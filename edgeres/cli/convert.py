@@ -60,7 +60,8 @@ def export(
         images=open_images(data) if data else None,
     )
     parity, model = made.sidecar.results, made.sidecar.parameters["model"]
-    guess = f" (recognised{_also(parity['recognised'])})" if parity["recognised"] else ""
+    also = f"; --arch for {', '.join(others)}, of the same tensors" if (others := parity["recognised"][1:]) else ""
+    guess = f" (recognised{also})" if parity["recognised"] else ""
     text = (
         f"{out}: {model['arch']}{guess}, {model['outputs']} classes, opset {opset}{unchanged(made)}\n"
         f"{''.join(f'{note}{chr(10)}' for note in parity['notes'])}"
@@ -222,11 +223,6 @@ def _latencies(files: list[Path], scheme: str) -> list[float] | None:
     if not any(one.target == target and one.runs for one in backends.find(target).available()):
         return None
     return [found.latency.p50 for found in measure([Subject(file, target) for file in files], rounds=2)]
-
-
-def _also(names: list[str]) -> str:
-    """The other architectures that have the same tensors."""
-    return f"; --arch tells it from {', '.join(names[1:])}, which has the same tensors" if len(names) > 1 else ""
 
 
 def _numbers(text: str | None) -> list[float] | None:

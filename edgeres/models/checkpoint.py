@@ -33,7 +33,7 @@ EXTRA = " is no part of it"
 
 
 class Ignored:
-    """Takes the place of an object that is kept beside the weights: accepts whatever a pickle gives, and keeps nothing."""
+    """Takes the place of an object that is kept beside the weights: accepts what a pickle gives, and keeps nothing."""
 
     def __init__(self, *_: object) -> None:
         pass

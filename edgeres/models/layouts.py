@@ -165,7 +165,7 @@ def _renamed(name: str, layout: Layout) -> str:
 
 
 def _below(name: str, prefix: str) -> str:
-    """The name without the parts that it shares with the prefix: `module.fc.weight` and `module.body.` -> `fc.weight`."""
+    """The name without the parts it shares with the prefix: `module.fc.weight` and `module.body.` -> `fc.weight`."""
     for part in prefix.split("."):
         if not (part and name.startswith(f"{part}.")):
             break

