@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from edgeres import store
 from edgeres.errors import InputError, MissingRuntime, UsageError
 from edgeres.models import config as configs
+from edgeres.models.architectures import ARCHITECTURES, Architecture
 from edgeres.models.config import Config
 from edgeres.models.layouts import AVERAGED, BODY, COUNTERS, HEADS, prefixes, translate
-from edgeres.models.resnet import ARCHITECTURES, Architecture, ResNet, build
+from edgeres.models.resnet import ResNet, build
 
 NESTED = ("state_dict", "model_state_dict", "model", "net", "network")
 """Where a training loop keeps the weights that are to be used, the first of these first."""
@@ -210,14 +211,14 @@ def _chosen(content: object, path: Path) -> tuple[dict[str, Tensor], tuple[str, 
     if len(networks) < 2:
         return next(iter(networks.values()), max(every.values(), key=len)), ()
     averaged = [place for place in networks if AVERAGED.search(place)]
-    usual = [place for name in NESTED for place in networks if place.rpartition(".")[2] == name]
-    others = [place for place in networks if place not in averaged]
-    if len(averaged) == 1 and all(len(networks[averaged[0]]) >= len(networks[place]) for place in others):
-        said = ", ".join(f"`{place}`" for place in others)
-        return networks[averaged[0]], (f"the averaged weights `{averaged[0]}` are taken, not {said}",)
-    if not usual:
+    plain = [place for place in networks if place not in averaged]
+    usual = [place for name in NESTED for place in plain if place.rpartition(".")[2] == name]
+    whole = len(averaged) == 1 and all(len(networks[averaged[0]]) >= len(networks[place]) for place in plain)
+    if not whole and not usual:
         raise InputError(f"{path} holds {len(networks)} networks ({', '.join(networks)}); save one of them.")
-    return networks[usual[0]], (f"the weights `{usual[0]}` are taken",)
+    taken, kind = (averaged[0], "averaged ") if whole else (usual[0], "")
+    others = ", ".join(f"`{place}`" for place in networks if place != taken)
+    return networks[taken], (f"the {kind}weights `{taken}` are taken, not {others}",)
 
 
 def load(arch: str | None, checkpoint: Checkpoint) -> tuple[str, ResNet]:

@@ -54,7 +54,8 @@ def stored(metadata: Mapping[str, str], where: Path) -> Config:
 
 def published(path: Path) -> Mapping[str, Any] | None:
     """The preprocessing of weights that torchvision publishes, by the file's name; None for all other files."""
-    return {"resize": 232} if path.stem.rpartition("-")[2] in RESIZE_232 else None
+    name, _, end = path.stem.rpartition("-")
+    return {"resize": 232} if name and end in RESIZE_232 else None
 
 
 def beside(folder: Path) -> Config:

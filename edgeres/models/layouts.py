@@ -204,8 +204,9 @@ def _head(rest: Mapping[str, Tensor], where: str) -> tuple[dict[str, Tensor], di
     return made, others, notes
 
 
-def _natural(name: str) -> list[tuple[int, int | str]]:
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in name.split(".")]
+def _natural(name: str) -> list[int | str]:
+    """Sorts layer2 before layer10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def _linear(value: Tensor) -> bool:

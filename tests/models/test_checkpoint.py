@@ -2,13 +2,17 @@
 
 import json
 import os
+import pathlib
 import pickle
 import tempfile
-from collections import OrderedDict
+import warnings
+from argparse import Namespace
+from collections import OrderedDict, defaultdict
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +23,7 @@ from safetensors.torch import save_file  # noqa: E402
 
 from edgeres.errors import EdgeresError, InputError, UsageError  # noqa: E402
 from edgeres.models.checkpoint import Checkpoint, load, read  # noqa: E402
+from edgeres.models.config import Config  # noqa: E402
 from edgeres.models.resnet import ARCHITECTURES, build  # noqa: E402
 
 STATE: dict[str, Any] = build("cifar_resnet20", 3).state_dict()
@@ -127,6 +132,120 @@ def test_damaged_metadata_are_named(tmp_path: Path, metadata: dict[str, str], sa
         read(path)
 
 
+# Beside the weights
+
+
+AVERAGED = {name: value + 1 for name, value in STATE.items()}
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        ({"state_dict": STATE, "state_dict_ema": AVERAGED, "arch": "resnet20"}, "state_dict_ema"),
+        ({"model": STATE, "model_ema": {"n_averaged": torch.tensor(9), **AVERAGED}, "epoch": 3}, "model_ema"),
+        ({"ema": {"shadow": AVERAGED}, "net": {"state_dict": STATE}}, "ema.shadow"),
+    ],
+)
+def test_averaged_weights_go_first_and_it_is_said(tmp_path: Path, content: Any, place: str) -> None:
+    found = read(saved(tmp_path, content))
+    assert torch.equal(found.state["conv1.weight"], AVERAGED["conv1.weight"])
+    assert found.notes[0].startswith(f"the averaged weights `{place}` are taken, not `")
+    load("cifar_resnet20", found)
+
+
+@pytest.mark.parametrize("averaged", [None, {}, {"decay": 0.999}, {"conv1.weight": STATE["conv1.weight"]}])
+def test_averages_of_no_whole_network_are_passed_over(tmp_path: Path, averaged: Any) -> None:
+    found = read(saved(tmp_path, {"state_dict": STATE, "state_dict_ema": averaged}))
+    assert torch.equal(found.state["conv1.weight"], STATE["conv1.weight"])
+    assert found.notes == ()
+
+
+def test_of_several_networks_the_usual_one_is_taken_and_it_is_said(tmp_path: Path) -> None:
+    found = read(saved(tmp_path, {"best": AVERAGED, "model": STATE}))
+    assert (found.notes, bool(torch.equal(found.state["conv1.weight"], STATE["conv1.weight"]))) == (
+        ("the weights `model` are taken, not `best`",),
+        True,
+    )
+    with pytest.raises(InputError, match=r"holds 2 networks \(student, teacher\); save one of them"):
+        read(saved(tmp_path, {"student": STATE, "teacher": AVERAGED}))
+
+
+def test_what_training_loops_keep_beside_the_weights_is_passed_over(tmp_path: Path) -> None:
+    network = build("cifar_resnet20", 3)
+    optimizer = torch.optim.Adam(network.parameters())
+    sum(value.sum() for value in network.parameters()).backward()
+    optimizer.step()
+    counts = defaultdict(list, {np.int64(3): [0.1]})
+    content = {
+        "state_dict": STATE,
+        "optimizer": optimizer.state_dict(),
+        "args": Namespace(lr=0.1, out=pathlib.PurePosixPath("out"), nested=Namespace(steps=[1, 2])),
+        "hyper_parameters": {"path": Path("here"), "history": counts},
+        "best": np.float64(91.7),
+        "confusion": np.eye(3),
+    }
+    path = saved(tmp_path, content)
+    before = pathlib.PurePosixPath, Namespace, np.dtype
+    assert load("cifar_resnet20", read(path))[1].fc.out_features == 3
+    assert (pathlib.PurePosixPath, Namespace, np.dtype) == before
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(path, weights_only=True)  # nothing of it is left allowed
+
+
+# Folders
+
+
+def test_a_folder_of_a_hub_brings_classes_and_preprocessing(tmp_path: Path) -> None:
+    safetensors(tmp_path / "model.safetensors", {"format": "pt"})
+    config = {
+        "architecture": "cifar_resnet20",
+        "label_names": ["a", "b", "c"],
+        "pretrained_cfg": {"input_size": [3, 32, 32], "crop_pct": 1.0},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        found = read(path)
+        assert (found.config.arch, found.config.classes) == ("cifar_resnet20", ("a", "b", "c"))
+        assert found.config.preprocess is not None
+        assert found.config.preprocess["resize"] == 32
+        assert found.files == (tmp_path / "model.safetensors", tmp_path / "config.json")
+    (tmp_path / "mine.pth").write_bytes((saved(tmp_path, STATE)).read_bytes())
+    assert read(tmp_path / "mine.pth").config.arch is None, "config.json belongs to model.safetensors"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_weights_cut_into_several_files_are_put_together(tmp_path: Path, name: str) -> None:
+    names = list(STATE)
+    stem, _, suffix = name.partition(".")
+    where = {key: f"{stem}-0000{1 + (index > 40)}-of-00002.{suffix}" for index, key in enumerate(names)}
+    for file in set(where.values()):
+        part = {key: STATE[key] for key in names if where[key] == file}
+        save_file(part, tmp_path / file) if suffix == "safetensors" else torch.save(part, tmp_path / file)
+    (tmp_path / f"{name}.index.json").write_text(json.dumps({"weight_map": where}))
+    for path in (tmp_path, tmp_path / f"{name}.index.json"):
+        found = read(path)
+        assert load(None, found)[0] == "cifar_resnet20"
+        assert len(found.files) == 2
+    found.files[1].unlink()
+    with pytest.raises(InputError, match=f"lists {found.files[1].name}, which is not beside it"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("listed", [{}, {"weight_map": {}}, {"weight_map": {"fc.weight": "../secret.bin"}}, []])
+def test_an_index_that_lists_no_files_beside_it_is_refused(tmp_path: Path, listed: Any) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(listed))
+    with pytest.raises(InputError, match="does not list files beside it"):
+        read(tmp_path)
+
+
+def test_a_folder_with_one_checkpoint_is_that_checkpoint(tmp_path: Path) -> None:
+    saved(tmp_path, STATE, "best.ckpt")
+    assert read(tmp_path).files == (tmp_path / "best.ckpt",)
+    saved(tmp_path, STATE, "last.ckpt")
+    with pytest.raises(UsageError, match=r"holds 2 checkpoints, none called model\.safetensors or pytorch_model\.bin"):
+        read(tmp_path)
+
+
 # Refused
 
 
@@ -160,6 +279,14 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path
 def test_a_whole_pickled_model_is_refused_with_what_to_save_instead(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"save `model\.state_dict\(\)` alone, or \.safetensors"):
         read(saved(tmp_path, build("cifar_resnet20", 3)))
+
+
+def test_a_torchscript_program_is_refused_with_what_to_save_instead(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its age
+        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "model.pt")
+    with pytest.raises(InputError, match=r"is a TorchScript program; save its weights alone, `torch\.jit\.load"):
+        read(tmp_path / "model.pt")
 
 
 @pytest.mark.parametrize("name", ["absent.pth", "absent.safetensors", "", "absent"])
@@ -276,6 +403,20 @@ def test_tensors_of_another_network_are_refused(tmp_path: Path) -> None:
 def test_an_unknown_architecture_is_a_usage_error_that_lists_the_known(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no architecture 'resnet19'; there are resnet18, resnet34"):
         load("resnet19", read(saved(tmp_path, STATE)))
+
+
+def test_an_architecture_that_is_stored_and_not_in_the_table_is_not_guessed(tmp_path: Path) -> None:
+    path = safetensors(tmp_path / "weights.safetensors", {"arch": "resnetblur20"})
+    with pytest.raises(InputError, match="is of a resnetblur20, which is no architecture of the table"):
+        load(None, read(path))
+    assert load("cifar_resnet20", read(path))[0] == "cifar_resnet20"
+
+
+def test_what_is_stored_tells_architectures_of_the_same_tensors_apart(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        state = build("resnet50", 2).state_dict()
+    for stride, name in (("3x3", "resnet50"), ("1x1", "resnet50_v1")):
+        assert Checkpoint(Path("a"), state, Config(row={"stride": stride})).rows == (name,)
 
 
 def test_shapes_of_no_architecture_are_a_usage_error(tmp_path: Path) -> None:
