@@ -65,7 +65,7 @@ def export(
         import torch
 
         from edgeres.models import checkpoint, tracing
-        from edgeres.models.resnet import ARCHITECTURES
+        from edgeres.models.architectures import ARCHITECTURES
     except ImportError as error:
         raise MissingRuntime(f"export needs {error.name}; `pip install 'edgeres[export]'`.") from None
     if not 13 <= opset <= 21:
@@ -107,7 +107,8 @@ def export(
 def architectures() -> "Mapping[str, Size]":
     """Each name that `export` takes, with the size of its network; MissingRuntime without torch."""
     try:
-        from edgeres.models.resnet import ARCHITECTURES, size
+        from edgeres.models.architectures import ARCHITECTURES
+        from edgeres.models.resnet import size
     except ImportError as error:
         raise MissingRuntime(f"export needs {error.name}; `pip install 'edgeres[export]'`.") from None
     return {name: size(name) for name in ARCHITECTURES}
