@@ -232,13 +232,25 @@ def prepare(image: PIL.Image.Image, preprocess: Preprocess) -> NDArray[np.float3
 
 
 def _cropped(image: PIL.Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
+    crop, resize, mode = preprocess.crop, preprocess.resize, preprocess.crop_mode
     width, height = image.size
-    short = min(width, height)
-    if short != preprocess.resize:
-        size = (preprocess.resize * width // short, preprocess.resize * height // short)
+    edge = max(width, height) if mode == "border" else min(width, height)
+    if mode == "squash":
+        size = (resize, resize)
+    elif mode == "border":
+        size = (round(width / (edge / resize)), round(height / (edge / resize)))
+    else:
+        size = (resize * width // edge, resize * height // edge)
+    if size != image.size:
         image = image.resize(size, PIL.Image.Resampling[preprocess.interpolation.upper()])
-    left, top = (round((side - preprocess.crop) / 2) for side in image.size)
-    return np.asarray(image.crop((left, top, left + preprocess.crop, top + preprocess.crop)))
+    offset = [(side - crop) / 2 for side in image.size]
+    if mode == "border":
+        canvas = PIL.Image.new("RGB", (crop, crop), tuple(round(255 * value) for value in preprocess.mean))
+        x, y = (-round(one) if one >= 0 else int(-one) for one in offset)
+        canvas.paste(image, (x, y))
+        return np.asarray(canvas)
+    left, top = (int(one) if mode == "floor" else round(one) for one in offset)
+    return np.asarray(image.crop((left, top, left + crop, top + crop)))
 
 
 def _normalised(images: list[NDArray[np.uint8]], preprocess: Preprocess) -> NDArray[np.float32]:

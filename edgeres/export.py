@@ -57,7 +57,8 @@ def export(
 ) -> Artifact:
     """Write the ONNX file of a trained ResNet, batch norm folded, and prove it on real images.
 
-    The fields of `Parity` are the artifact's results.
+    The fields of `Parity` are the artifact's results; `recognised` are the architectures whose tensors fit, the first
+    of them taken, where no name was given or stored; `notes` are sentences on what was chosen in the checkpoint.
 
     `arch` is a name of `edgeres.models.resnet.ARCHITECTURES`, None to recognise it; `batch` None leaves the batch
     dimension free; `preprocess` overrides fields of what is stored beside the weights or, where nothing is, of
@@ -75,7 +76,7 @@ def export(
         import torch
 
         from edgeres.models import checkpoint, detection, tracing
-        from edgeres.models.resnet import ARCHITECTURES
+        from edgeres.models.architectures import ARCHITECTURES
     except ImportError as error:
         raise MissingRuntime(f"export needs {error.name}; `pip install 'edgeres[export]'`.") from None
     if not 13 <= opset <= 21:
@@ -85,17 +86,20 @@ def export(
     store.distinct(out, weights)
     loaded = checkpoint.read(weights)
     model: torch.nn.Module
-    if features or detection.recognise(loaded.state):
+    if features or loaded.detector:
         name, model = detection.load(arch, loaded, features)
         outputs, task, ends = model.outputs, model.task, model.names
     else:
         name, model = checkpoint.load(arch, loaded)
-        outputs, ends = model.fc.out_features, ("embedding" if task == "embedding" else OUTPUT,)
+        outputs, ends = loaded.outputs, ("embedding" if task == "embedding" else OUTPUT,)
         if task == "embedding":
-            outputs, model.fc = model.fc.in_features, torch.nn.Identity()
+            outputs = next(model.fc.parameters()).shape[1]
+            model.add_module("fc", torch.nn.Identity())
+    config = loaded.config
+    recognised = [] if arch or config.arch else list(loaded.rows)
     base = _default(ARCHITECTURES[name].size if name in ARCHITECTURES else detection.SIDE)
-    if loaded.preprocess is not None:
-        base = Preprocess.parse(loaded.preprocess, str(weights))
+    if config.preprocess is not None:
+        base = Preprocess.parse(config.preprocess, str(weights))
     wanted = base
     if preprocess:
         try:
@@ -106,7 +110,7 @@ def export(
         raise UsageError(
             f"{name} takes sides that are multiples of {detection.STRIDE}, not {wanted.crop}; change --size."
         )
-    names = tuple(classes) or (loaded.classes if task not in ("embedding", "features") else ())
+    names = tuple(classes) or (config.classes if task not in ("embedding", "features") else ())
     if names and len(names) != outputs:
         raise UsageError(f"{len(names)} class names were given, {weights} has {outputs} classes; give one name each.")
     info = ModelInfo(name, wanted, outputs, names, task)
@@ -118,23 +122,20 @@ def export(
         onnx_io.describe(made, info)
         onnx_io.save(made, path)
         parity = asdict(prove(path, model, photos, info.preprocess, batch))
-        each = parity.pop("outputs")
-        return parity if task == "classification" else {**parity, "agreement": None, **(each if len(each) > 1 else {})}
+        agreement = parity["agreement"] if task == "classification" else None
+        return {**parity, "agreement": agreement, "recognised": recognised, "notes": list(loaded.notes)}
 
-    made_from = {"weights": store.digest(weights), "images": photos.digest}
+    made_from = {"weights": store.digest(loaded.files[0]), "images": photos.digest}
+    made_from |= {file.name: store.digest(file) for file in loaded.files[1:]}
     parameters = {"opset": opset, "batch": batch, "model": info.to_json()}
     return store.make(out, Sidecar("onnx", made_from, parameters, store.versions("edgeres", "torch", "onnx")), write)
-
-
-def by_output(parity: Mapping[str, Any]) -> dict[str, float]:
-    """Of the results of an export with several outputs the relative difference of each, by name."""
-    return {name: share for name, share in parity.items() if name not in Parity.__annotations__}
 
 
 def architectures() -> "Mapping[str, Size]":
     """Each name that `export` takes, with the size of its network; MissingRuntime without torch."""
     try:
-        from edgeres.models.resnet import ARCHITECTURES, size
+        from edgeres.models.architectures import ARCHITECTURES
+        from edgeres.models.resnet import size
     except ImportError as error:
         raise MissingRuntime(f"export needs {error.name}; `pip install 'edgeres[export]'`.") from None
     return {name: size(name) for name in ARCHITECTURES}

@@ -270,6 +270,6 @@ class _Run:
 
 def _model(exported: Artifact) -> Model:
     info = onnx_io.info(exported.path)
-    parity = {name: float(value) for name, value in exported.sidecar.results.items() if value is not None}
+    parity = {name: float(value) for name, value in exported.sidecar.results.items() if isinstance(value, int | float)}
     digest = exported.sidecar.digest
     return Model(arch=info.arch, task=info.task, classes=info.outputs, digest=digest, parity=parity)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgeres.errors import InputError, UsageError
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+CropMode = Literal["center", "floor", "squash", "border"]
 Task = Literal["classification", "multi-label", "regression", "embedding", "features", "detection"]
 """What the outputs of a model are for, which decides how its accuracy is told."""
 
@@ -22,6 +23,10 @@ class Preprocess:
 
     The shorter side is resized to `resize` pixels, the centre `crop` x `crop` is cut out, values are scaled to
     [0, 1], then `(x - mean) / std` per RGB channel; the result is float32 in `layout`. The defaults are ImageNet's.
+
+    `crop_mode` has timm's names: "center" as above; "squash" resizes both sides; "border" resizes the longer side and
+    fills the crop with the mean. "floor" is "center" for transformers, which does not round where the centre falls
+    between two pixels.
     """
 
     resize: int = 256
@@ -29,6 +34,7 @@ class Preprocess:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     interpolation: Interpolation = "bilinear"
+    crop_mode: CropMode = "center"
     layout: Literal["NCHW"] = "NCHW"
 
     @classmethod
@@ -44,9 +50,9 @@ class Preprocess:
             raise InputError(f"{where}: mean and std take three numbers each, std above zero.")
         if not (type(made.crop) is type(made.resize) is int and 0 < made.crop <= made.resize):
             raise InputError(f"{where}: crop {made.crop} must lie between 1 and resize {made.resize}; change one.")
-        if made.interpolation not in get_args(Interpolation):
-            known = ", ".join(get_args(Interpolation))
-            raise InputError(f"{where}: there is no interpolation {made.interpolation!r}; there are {known}.")
+        for field, choices in (("interpolation", get_args(Interpolation)), ("crop_mode", get_args(CropMode))):
+            if (value := getattr(made, field)) not in choices:
+                raise InputError(f"{where}: there is no {field} {value!r}; there are {', '.join(choices)}.")
         if made.layout != "NCHW":
             raise InputError(f"{where}: layout {made.layout!r} is not supported; edgeres exports NCHW.")
         return made

@@ -15,7 +15,8 @@ from edgeres.errors import UsageError
 @app.command()
 def export(
     weights: Annotated[
-        Path | None, typer.Option("--weights", "-w", help="Checkpoint: .pth, .pt, .safetensors.")
+        Path | None,
+        typer.Option("--weights", "-w", help="Checkpoint: .pth, .pt, .safetensors, or a folder with config.json."),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The ONNX file to write.")] = None,
     arch: Annotated[str | None, typer.Option(help="Architecture. [default: recognised]")] = None,
@@ -73,11 +74,16 @@ def export(
     )
     parity, model = made.sidecar.results, made.sidecar.parameters["model"]
     top1 = "" if parity["agreement"] is None else f", top-1 agreement {parity['agreement']:.0%}"
-    top1 += "".join(f"\n  {name}: {share:.1e}" for name, share in step.by_output(parity).items())
+    each = parity["outputs"] if len(parity["outputs"]) > 1 else {}
+    also = f"; --arch for {', '.join(others)}, of the same tensors" if (others := parity["recognised"][1:]) else ""
+    guess = f" (recognised{also})" if parity["recognised"] else ""
+    gives = outputs(model["task"], model["outputs"])
     text = (
-        f"{out}: {model['arch']}, {outputs(model['task'], model['outputs'])}, opset {opset}{unchanged(made)}\n"
+        f"{out}: {model['arch']}{guess}, {gives}, opset {opset}{unchanged(made)}\n"
+        f"{''.join(f'{note}{chr(10)}' for note in parity['notes'])}"
         f"parity with torch on {parity['images']} images: largest difference {parity['largest']:.2g} "
         f"({parity['relative']:.1e} of the largest output){top1}"
+        f"{''.join(f'{chr(10)}  {name}: {share:.1e}' for name, share in each.items())}"
     )
     show(text, {"out": str(out), **model, "parity": parity}, as_json)
 

@@ -1,84 +1,184 @@
-"""Trained weights as people keep them, read without ever running a pickle."""
+"""Trained weights as people keep them, read without ever running a pickle, and matched to the table."""
 
-import json
+import re
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from edgeres import store
 from edgeres.errors import InputError, MissingRuntime, UsageError
-from edgeres.models.resnet import ARCHITECTURES, ResNet, build
+from edgeres.models import config as configs
+from edgeres.models.architectures import ARCHITECTURES, Architecture
+from edgeres.models.config import Config
+from edgeres.models.layouts import AVERAGED, BODY, COUNTERS, HEADS, detector, prefixes, translate
+from edgeres.models.resnet import ResNet, build
 
 NESTED = ("state_dict", "model_state_dict", "model", "net", "network")
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.")
+"""Where a training loop keeps the weights that are to be used, the first of these first."""
+SAVED = ("model.safetensors", "pytorch_model.bin")
+"""What timm and transformers call weights in a folder; `.index.json` behind it lists the files of large ones."""
+INDEX = ".index.json"
+SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".ckpt", ".bin")
+
+BLOCK = re.compile(r"layer(\d+)\.(\d+)\.")
+LATER = re.compile(r"layer\d+\.0*[1-9]\d*\.")
+"""A block of a stage, and one that is not its first."""
+EXTRA = " is no part of it"
+
+
+class Ignored:
+    """Takes the place of an object that is kept beside the weights: accepts what a pickle gives, and keeps nothing."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+class Plain:
+    """Takes the place of a dictionary of another type: makes a plain one."""
+
+    def __new__(cls, *_: object) -> Any:
+        return {}
+
+
+def _stand_ins(base: type, *names: str) -> list[Any]:
+    parts = (name.rpartition(".") for name in names)
+    return [type(name, (base,), {"__module__": module}) for module, _, name in parts]
+
+
+PATHS = [kind + flavour + "Path" for kind in ("", "Pure") for flavour in ("Posix", "Windows")]
+BESIDE = _stand_ins(
+    Ignored,
+    *("argparse.Namespace", "types.SimpleNamespace", "datetime.datetime", "datetime.timedelta"),
+    *(f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in PATHS),
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    *("numpy.dtype", "numpy.ndarray", "torch.torch_version.TorchVersion"),
+    *("builtins.dict", "builtins.list", "builtins.int", "builtins.float"),
+) + _stand_ins(
+    Plain,
+    "collections.defaultdict",
+    *(f"{fabric}.utilities.data.AttributeDict" for fabric in ("lightning_fabric", "lightning.fabric")),
+    *(f"{pytorch}.utilities.parsing.AttributeDict" for pytorch in ("pytorch_lightning", "lightning.pytorch")),
+)
+"""The objects that training loops keep beside weights, as arguments and scores. None of them is made, so that none of
+their code runs: each name stands for one of ours. A file with any other object is refused."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A flat state dict, float32, and the text that was stored beside it (safetensors' metadata)."""
+    """A state dict under the names of `edgeres.models.resnet`, float32, and what is known of the network beside it.
+
+    `detector` is what a detector of torchvision has around that network, under torchvision's names;
+    `files` are all that was read, the weights first; `notes` are sentences that tell the user what was chosen.
+    """
 
     path: Path
     state: Mapping[str, Tensor]
-    metadata: Mapping[str, str]
+    detector: Mapping[str, Tensor] = field(default_factory=dict)
+    config: Config = field(default_factory=Config)
+    files: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """The class names stored beside the weights, empty where there are none."""
-        found = self._stored("classes") or []
-        if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-            raise InputError(f"{self.path}: the stored `classes` are not a JSON list of names; save it again.")
-        return tuple(found)
+    def outputs(self) -> int:
+        """How many numbers the head gives; InputError where there is no head."""
+        weights = [value for name, value in self.state.items() if name.startswith("fc.") and value.dim() == 2]
+        if not weights:
+            raise InputError(
+                f"{self.path} has no classifier head ({', '.join(HEADS)}): it is a backbone alone; save the network "
+                "that was trained with it, or give its maps with --features."
+            )
+        return len(weights[-1])
 
-    @property
-    def preprocess(self) -> Any:
-        """The preprocessing stored beside the weights, as `Preprocess.parse` takes it; None where there is none."""
-        return self._stored("preprocess")
-
-    def _stored(self, key: str) -> Any:
-        try:
-            return json.loads(self.metadata.get(key) or "null")
-        except ValueError as error:
-            raise InputError(f"{self.path}: the stored `{key}` is not JSON ({error}); save it again.") from None
+    @cached_property
+    def rows(self) -> tuple[str, ...]:
+        """The architectures whose tensors these are, in the order of the table: the first is the guess."""
+        body = _shapes(self.state)
+        first, depths = {name: shape for name, shape in body.items() if not LATER.match(name)}, _depths(body)
+        same = [name for name, row in ARCHITECTURES.items() if row.depths == depths and _first(row) == first]
+        return tuple(name for name in same if self.config.row.items() <= vars(ARCHITECTURES[name]).items())
 
 
 def read(path: Path) -> Checkpoint:
-    """Read .pth, .pt, .th, .ckpt (tensors only, `weights_only=True`) or .safetensors.
+    """Read .pth, .pt, .th, .ckpt, .bin (tensors only, `weights_only=True`), .safetensors, or a folder that timm or
+    transformers saved.
 
-    UsageError where there is no such file, InputError where it is damaged, holds objects other than tensors, or
-    holds no state dict.
+    UsageError where there is no such file, InputError where it is damaged, holds objects other than tensors, or holds
+    no state dict of a ResNet.
     """
-    metadata: Mapping[str, str] = {}
-    if not path.is_file():
-        raise UsageError(f"there is no checkpoint at {path}; check --weights.")
-    if path.suffix == ".safetensors":
-        content, metadata = _safetensors(path)
-    else:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of what is then refused
-                content = torch.load(path, map_location="cpu", weights_only=True)
-        except UnpicklingError:
-            raise InputError(
-                f"{path} is refused: it holds pickled objects, which can run code, or is damaged; "
-                "save `model.state_dict()` alone, or .safetensors."
-            ) from None
-        except Exception as error:  # a damaged file fails anywhere in torch's reader
-            reason = (
-                "it ends early" if isinstance(error, EOFError) else f"{type(error).__name__}: {error}".splitlines()[0]
-            )
-            raise InputError(f"{path} is not a checkpoint of torch ({reason}); give .pth or .safetensors.") from None
-    state = _flat(content)
-    if not state:
-        raise InputError(f"{path} holds no state dict; save `model.state_dict()`.")
-    broken = next((name for name, value in state.items() if not bool(torch.isfinite(value).all())), None)
+    weights = _files(path)
+    folder, saved = weights[0].parent, path.is_dir() or re.match(r"(pytorch_)?model[.-]", path.name)
+    config = configs.beside(folder) if saved else Config(preprocess=configs.published(path))
+    content: Any = {}
+    for file in weights:
+        if file.suffix == ".safetensors":
+            part, metadata = _safetensors(file)
+            own = configs.stored(metadata, file)
+            config = own if own != Config() else config
+        else:
+            part = _pickled(file)
+        content = {**content, **part} if len(weights) > 1 and isinstance(part, Mapping) else part
+    state, notes = _chosen(content, path)
+    body, around = detector({name: value.float() for name, value in state.items()})
+    network = translate(body, str(path))
+    both = {**network.state, **around}
+    broken = next((name for name, value in both.items() if not bool(torch.isfinite(value).all())), None)
     if broken:
         raise InputError(f"{path}: {broken} holds NaN or infinite values; take another checkpoint.")
-    return Checkpoint(path, state, metadata)
+    beside = [file for name in (configs.CONFIG, configs.PROCESSOR) if saved and (file := folder / name).is_file()]
+    config = replace(config, row={**config.row, **network.row})
+    return Checkpoint(path, network.state, around, config, (*weights, *beside), (*notes, *network.notes, *config.notes))
+
+
+def _files(path: Path) -> list[Path]:
+    """The files that hold the tensors."""
+    if path.is_dir():
+        here = [file for name in SAVED for end in ("", INDEX) if (file := path / f"{name}{end}").is_file()]
+        here = here[:1] or [file for file in path.iterdir() if file.suffix in SUFFIXES]
+        if not here:
+            raise UsageError(f"there is no checkpoint at {path} ({', '.join(SUFFIXES)}); check --weights.")
+        if len(here) > 1:
+            raise UsageError(f"{path} holds {len(here)} checkpoints, none called {' or '.join(SAVED)}; name a file.")
+        (path,) = here
+    if not path.is_file():
+        raise UsageError(f"there is no checkpoint at {path}; check --weights.")
+    if not path.name.endswith(INDEX):
+        return [path]
+    parts = store.read_json(path)
+    names = sorted(set(parts["weight_map"].values())) if isinstance(parts, dict) and parts.get("weight_map") else []
+    if not names or any(Path(name).name != name for name in names):
+        raise InputError(f"{path} does not list files beside it in `weight_map`; save the checkpoint again.")
+    if absent := [name for name in names if not (path.parent / name).is_file()]:
+        raise InputError(f"{path} lists {absent[0]}, which is not beside it; get the whole checkpoint.")
+    return [path.parent / name for name in names]
+
+
+def _pickled(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(BESIDE):
+            warnings.simplefilter("ignore")  # of what is then refused
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError:
+        raise InputError(
+            f"{path} is refused: it holds pickled objects, which can run code, or is damaged; "
+            "save `model.state_dict()` alone, or .safetensors."
+        ) from None
+    except Exception as error:  # a damaged file fails anywhere in torch's reader
+        if "TorchScript" in str(error):
+            raise InputError(
+                f"{path} is a TorchScript program; save its weights alone, `torch.jit.load(path).state_dict()`."
+            ) from None
+        reason = "it ends early" if isinstance(error, EOFError) else f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(f"{path} is not a checkpoint of torch ({reason}); give .pth or .safetensors.") from None
 
 
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -93,57 +193,138 @@ def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise InputError(f"{path} is not a whole safetensors file ({error}).") from None
 
 
-def _flat(content: object) -> dict[str, Tensor]:
-    """The state dict inside a checkpoint, in float32, without wrappers' prefixes; the head is called `fc`."""
-    for _ in NESTED:  # one in the other, at most so deep
-        known = content if isinstance(content, Mapping) else {}
-        content = next((known[key] for key in NESTED if isinstance(known.get(key), Mapping)), content)
-    if not isinstance(content, Mapping):
-        return {}
-    state = {str(k): v.float() for k, v in content.items() if isinstance(v, Tensor)}
-    while prefix := next((p for p in PREFIXES if state and all(k.startswith(p) for k in state)), None):
-        state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return {f"fc.{k.removeprefix('linear.')}" if k.startswith("linear.") else k: v for k, v in state.items()}
+def _tensors(content: object, place: str = "", depth: int = 4) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Each dictionary of named tensors inside a checkpoint, and where it stands in it: `model.state_dict`."""
+    if isinstance(content, Mapping) and depth:
+        if found := {key: value for key, value in content.items() if isinstance(key, str) and _is_weight(value)}:
+            yield place, found
+        for key, value in content.items():
+            yield from _tensors(value, f"{place}.{key}" if place else str(key), depth - 1)
+
+
+def _is_weight(value: object) -> bool:
+    return isinstance(value, Tensor) and not value.is_quantized and not value.is_complex()
+
+
+def _chosen(content: object, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The state dict that is to be used, and a note where there was a choice: averaged weights go first."""
+    every = dict(_tensors(content))
+    if not every:
+        raise InputError(f"{path} holds no state dict; save `model.state_dict()`.")
+    networks = {place: state for place, state in every.items() if prefixes(state)}
+    if len(networks) < 2:
+        return next(iter(networks.values()), max(every.values(), key=len)), ()
+    averaged = [place for place in networks if AVERAGED.search(place)]
+    plain = [place for place in networks if place not in averaged]
+    usual = [place for name in NESTED for place in plain if place.rpartition(".")[2] == name]
+    whole = len(averaged) == 1 and all(len(networks[averaged[0]]) >= len(networks[place]) for place in plain)
+    if not whole and not usual:
+        raise InputError(f"{path} holds {len(networks)} networks ({', '.join(networks)}); save one of them.")
+    taken, kind = (averaged[0], "averaged ") if whole else (usual[0], "")
+    others = ", ".join(f"`{place}`" for place in networks if place != taken)
+    return networks[taken], (f"the {kind}weights `{taken}` are taken, not {others}",)
 
 
 def load(arch: str | None, checkpoint: Checkpoint) -> tuple[str, ResNet]:
-    """The network with its weights, in evaluation mode; the number of classes is read off the head.
+    """The network with its weights, in evaluation mode, and the name of its row; the head is made as the tensors say.
 
-    `arch` None takes the name stored beside the weights, or the row whose tensors fit. UsageError for an unknown
-    name, InputError where the weights do not fit the row.
+    `arch` None takes the name stored beside the weights, or the first of `rows`. UsageError for an unknown name or
+    where no row fits, InputError where the weights do not fit the row.
     """
-    head = checkpoint.state.get("fc.weight")
-    if head is None or head.dim() != 2:
-        raise InputError(f"{checkpoint.path} has no classifier head `fc.weight`; is it a ResNet in torchvision layout?")
-    name = arch or checkpoint.metadata.get("arch") or _recognise(checkpoint)
+    outputs, stored = checkpoint.outputs, checkpoint.config.arch
+    if arch is None and stored is not None and stored not in ARCHITECTURES:
+        raise InputError(
+            f"{checkpoint.path} is of a {stored}, which is no architecture of the table; where it computes what one of "
+            "them does, give --arch."
+        )
+    name = arch or stored or next(iter(checkpoint.rows), None)
+    if name is None:
+        closest = _closest(checkpoint)
+        with torch.device("meta"):
+            problems = _problems(_with_head(build(closest, outputs), checkpoint.state), checkpoint.state)
+        raise UsageError(
+            f"{checkpoint.path} fits no architecture of the table; the closest is {closest}, but {_few(problems)}; "
+            "see `edgeres export --list`."
+        )
     if name not in ARCHITECTURES:
         raise UsageError(f"there is no architecture {name!r}; there are {', '.join(ARCHITECTURES)}.")
-    model = build(name, head.shape[0])
-    counters = "num_batches_tracked"
-    wanted = {k: v for k, v in model.state_dict().items() if not k.endswith(counters)}
-    given = {k: v for k, v in checkpoint.state.items() if not k.endswith(counters)}
-    problems = [f"{k} is missing" for k in wanted if k not in given]
-    problems += [f"{k} is not part of it" for k in given if k not in wanted]
-    problems += [
-        f"{k} has shape {tuple(given[k].shape)}, not {tuple(v.shape)}"
-        for k, v in wanted.items()
-        if k in given and given[k].shape != v.shape
-    ]
+    model = _with_head(build(name, outputs), checkpoint.state)
+    problems = _problems(model, checkpoint.state)
+    if problems and all(problem.endswith(EXTRA) and not BODY.match(problem) for problem in problems):
+        names = [problem.removesuffix(EXTRA) for problem in problems]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise InputError(
+            f"{checkpoint.path} holds a {name} and also {', '.join(names[:3])}{more}, which the network of the table "
+            "does not use; where that is right, take them out of the state dict."
+        )
     if problems:
-        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
-        raise InputError(f"{checkpoint.path} does not fit {name}: {problems[0]}{more}; check --arch.")
-    model.load_state_dict(given, strict=False)
+        fits = f"these are tensors of {checkpoint.rows[0]}" if checkpoint.rows else "check --arch"
+        raise InputError(f"{checkpoint.path} does not fit {name}: {_few(problems)}; {fits}.")
+    model.load_state_dict(checkpoint.state, strict=False)
     return name, model.eval()
 
 
-def _recognise(checkpoint: Checkpoint) -> str:
-    """The first row of the table whose tensor names and shapes are those of the checkpoint."""
-    shapes = {k: v.shape for k, v in checkpoint.state.items() if v.dim() > 1 and k != "fc.weight"}
-    for name in ARCHITECTURES:
-        with torch.device("meta"):
-            model = build(name, 1)
-        if shapes == {k: v.shape for k, v in model.state_dict().items() if v.dim() > 1 and k != "fc.weight"}:
-            return name
-    raise UsageError(
-        f"{checkpoint.path} fits no architecture of the table; give --arch, or see `edgeres export --list`."
-    )
+def _with_head(model: ResNet, state: Mapping[str, Tensor]) -> ResNet:
+    """The network with linear layers, and ReLU between them, as the names and shapes of the head's tensors say."""
+    layers = {name: len(value) for name, value in state.items() if re.fullmatch(r"fc(\.\d+)?\.weight", name)}
+    features = model.fc.in_features
+    if "fc.weight" in layers:
+        model.add_module("fc", nn.Linear(features, layers["fc.weight"]))
+        return model
+    head: list[nn.Module] = []
+    for index in range(1 + max(int(name.split(".")[1]) for name in layers)):
+        if outputs := layers.get(f"fc.{index}.weight"):
+            head.append(nn.Linear(features, outputs))
+            features = outputs
+        else:
+            head.append(nn.ReLU())
+    model.add_module("fc", nn.Sequential(*head))
+    return model
+
+
+def _problems(model: ResNet, given: Mapping[str, Tensor]) -> list[str]:
+    wanted = {name: value for name, value in model.state_dict().items() if not name.endswith(COUNTERS)}
+    return [
+        *(f"{name} is missing" for name in wanted if name not in given),
+        *(
+            f"{name} has shape {tuple(given[name].shape)}, not {tuple(value.shape)}"
+            for name, value in wanted.items()
+            if name in given and given[name].shape != value.shape
+        ),
+        *(f"{name}{EXTRA}" for name in given if name not in wanted and not name.endswith(COUNTERS)),
+    ]
+
+
+def _few(problems: list[str]) -> str:
+    return problems[0] + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: v.shape for name, v in state.items() if BODY.match(name) and not name.endswith(COUNTERS)}
+
+
+def _depths(names: Iterable[str]) -> tuple[int, ...]:
+    blocks = {(int(found[1]), int(found[2])) for name in names if (found := BLOCK.match(name))}
+    stages = [stage for stage, _ in blocks]
+    return tuple(stages.count(stage) for stage in sorted(set(stages)))
+
+
+@cache
+def _first(row: Architecture) -> dict[str, torch.Size]:
+    """The tensors of a row without its blocks but the first of each stage, which tell all but the depths: quick."""
+    with torch.device("meta"):
+        return _shapes(ResNet(replace(row, depths=(1,) * len(row.depths)), 1).state_dict())
+
+
+def _closest(checkpoint: Checkpoint) -> str:
+    """The row that has the most tensors in common."""
+    body = _shapes(checkpoint.state)
+    depths = _depths(body)
+
+    def distance(name: str) -> int:
+        row = ARCHITECTURES[name]
+        first = {key: shape for key, shape in body.items() if not LATER.match(key)}
+        blocks = abs(sum(depths) - sum(row.depths)) + abs(len(depths) - len(row.depths))
+        return len(first.items() ^ _first(row).items()) + blocks + (depths != row.depths)
+
+    return min(ARCHITECTURES, key=distance)

@@ -212,46 +212,37 @@ def _depth(state: Mapping[str, Tensor], head: str) -> int:
     return sum(re.fullmatch(rf"{re.escape(head)}\.conv\.\d+\.0\.weight", name) is not None for name in state)
 
 
-def recognise(state: Mapping[str, Tensor]) -> str | None:
-    """Which of `DETECTORS` a state dict is of; None where it is no detector's."""
-    return next((name for name, (parameter, _) in DETECTORS.items() if parameter in state), None)
-
-
 def load(arch: str | None, loaded: Checkpoint, features: Sequence[str] = ()) -> tuple[str, Maps]:
     """The network with its weights, in evaluation mode: a detector, or the maps `features` of a residual network.
 
     The residual network may be a classifier, with its head or without, or the body of a detector; `arch` names it,
     None to recognise it. UsageError for an unknown name or map, InputError where weights do not fit.
     """
-    state = {_newer(name): value for name, value in loaded.state.items() if not name.endswith("num_batches_tracked")}
-    within = [name.removeprefix("backbone.") for name in state]
-    if any(name.startswith("body.") for name in within):
-        mine = {
-            name.rpartition("body.")[2]: value
-            for name, value in state.items()
-            if re.match(r"(backbone\.)?body\.", name)
-        }
-    else:
-        mine = {name: value for name, value in state.items() if not name.startswith("fc.")}
-    width = max((len(value) for name, value in mine.items() if name.startswith("layer")), default=0)
+    state = {name: value for name, value in loaded.state.items() if not name.startswith("fc.")}
+    width = max((len(value) for name, value in state.items() if name.startswith("layer")), default=0)
     # A body is a classifier whose head nobody asks.
     head = {"fc.weight": torch.zeros(1, width), "fc.bias": torch.zeros(1)}
-    name, body = checkpoint.load(arch, replace(loaded, state={**mine, **head}))
-    kind = recognise(state)
-    if features or kind is None:
+    name, body = checkpoint.load(arch, replace(loaded, state={**state, **head}))
+    if features:
         return name, Backbone(body, features).eval()
-    if any(_newer(name) != name for name in loaded.state):
+    around = {_newer(name): value for name, value in loaded.detector.items()}
+    if around.keys() != loaded.detector.keys():
         # Until 0.13 frozen batch norm divided by the root of the variance alone.
         for module in body.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eps = 0.0
+    kind = next((name for name, (parameter, _) in DETECTORS.items() if parameter in around), None)
+    if kind is None:
+        raise InputError(
+            f"{loaded.path} has neither the head of torchvision's RetinaNet nor that of its Faster R-CNN; "
+            "give maps of its backbone with --features."
+        )
     try:
-        model = DETECTORS[kind][1](body, state)
-        elsewhere = ("backbone.body.", "roi_heads.")
-        rest = {key: value for key, value in state.items() if not key.startswith(elsewhere)}
-        if odd := sorted(rest.keys() ^ {key for key in model.state_dict() if not key.startswith(elsewhere)}):
+        model = DETECTORS[kind][1](body, around)
+        dense = {key: value for key, value in around.items() if not key.startswith("roi_heads.")}
+        if odd := sorted(dense.keys() ^ {key for key in model.state_dict() if not key.startswith("backbone.body.")}):
             raise KeyError(odd[0])
-        model.load_state_dict(rest, strict=False)
+        model.load_state_dict(dense, strict=False)
     except (KeyError, IndexError, RuntimeError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise InputError(f"{loaded.path} does not fit torchvision's {kind}: {reason} is odd; save it again.") from None

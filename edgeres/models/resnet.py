@@ -5,13 +5,15 @@ Parameter names are torchvision's, with timm's for what torchvision has not: `co
 dict of torchvision, or of timm's `ResNet`, loads as it is.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from edgeres.models.architectures import ARCHITECTURES, Architecture
+
+__all__ = ["ARCHITECTURES", "Architecture", "Block", "ResNet", "Size", "build", "size"]
 
 EXPANSION = {"basic": 1, "bottleneck": 4}
 REDUCTION, DIVISOR = 16, 8
@@ -56,7 +58,8 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
-        return x * self.gate(self.fc2(self.act(self.fc1(self.pool(x)))))
+        made: Tensor = x * self.gate(self.fc2(self.act(self.fc1(self.pool(x)))))
+        return made
 
 
 def _conv(arch: Architecture, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -210,19 +213,29 @@ class Size:
 
 
 def size(name: str) -> Size:
-    """Of row `name` with ImageNet's 1,000 classes or CIFAR-10's 10; KeyError where there is no such row."""
-    layers = macs = 0
-    side = ARCHITECTURES[name].size
+    """Of row `name` with ImageNet's 1,000 classes or CIFAR-10's 10; KeyError where there is no such row.
 
-    def count(module: nn.Module, _: object, made: Tensor) -> None:
-        nonlocal macs
-        macs += made.shape[1:].numel() * module.get_parameter("weight")[0].numel()
+    Measured on two blocks a stage, without memory for their weights: all others of a stage are as its second.
+    """
+    row = ARCHITECTURES[name]
+    layers = macs = parameters = 0
+
+    def count(path: str, repeats: int) -> None:
+        def hook(module: nn.Module, _: object, made: Tensor) -> None:
+            nonlocal layers, macs
+            layers += repeats * (".downsample." not in path and ".se." not in path)
+            macs += repeats * made.shape[1:].numel() * module.get_parameter("weight")[0].numel()
+
+        model.get_submodule(path).register_forward_hook(hook)
 
     with torch.device("meta"), torch.inference_mode():
-        model = build(name, 10 if side == 32 else 1000).eval()
+        short = replace(row, depths=tuple(min(depth, 2) for depth in row.depths))
+        model = ResNet(short, 10 if row.size == 32 else 1000).eval()
         for path, module in model.named_modules():
+            second = path.startswith("layer") and path.split(".")[1:2] == ["1"]
+            repeats = row.depths[int(path.split(".")[0][5:]) - 1] - 1 if second else 1
+            parameters += repeats * sum(one.numel() for one in module.parameters(recurse=False))
             if isinstance(module, nn.Conv2d | nn.Linear):
-                module.register_forward_hook(count)
-                layers += ".downsample." not in path and ".se." not in path
-        model(torch.empty(1, 3, side, side))
-    return Size(layers, side, sum(one.numel() for one in model.parameters()), macs)
+                count(path, repeats)
+        model(torch.empty(1, 3, row.size, row.size))
+    return Size(layers, row.size, parameters, macs)

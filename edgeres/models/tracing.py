@@ -89,21 +89,21 @@ def trace(model: nn.Module, example: torch.Tensor, free: bool) -> onnx.ModelProt
     for node in traced.nodes:
         writer.write(node)
     with torch.inference_mode():
-        outputs = model(example)
+        outputs = model(example[:1])
+    batch = "batch" if free else len(example)
     ends = zip(writer.ends, outputs if isinstance(outputs, Sequence) else [outputs], strict=True)
     made = helper.make_graph(
         writer.nodes,
         "resnet",
-        [_value(writer.inputs[0], example, free)],
-        [_value(name, value, free) for name, value in ends],
+        [_value(writer.inputs[0], batch, example)],
+        [_value(name, batch, value) for name, value in ends],
         [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in writer.constants.items()],
     )
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)])
 
 
-def _value(name: str, value: torch.Tensor, free: bool) -> onnx.ValueInfoProto:
-    shape: list[int | str] = ["batch" if free else value.shape[0], *value.shape[1:]]
-    return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+def _value(name: str, batch: int | str, like: torch.Tensor) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [batch, *like.shape[1:]])
 
 
 class _Writer:
@@ -126,7 +126,7 @@ class _Writer:
             self.inputs.append(node.name)
         elif node.op == "output":
             given = node.args[0]
-            self.ends = [self.tensors[one] for one in (given if isinstance(given, Sequence) else [given])]  # type: ignore[index,union-attr]
+            self.ends = [self.tensors[one] for one in (given if isinstance(given, Sequence) else [given])]  # type: ignore[index]
         elif node.op == "call_module":
             self._module(node, str(node.target))
         elif node.op == "call_function" and node.target in FUNCTIONS:
@@ -170,7 +170,7 @@ class _Writer:
             pairs = np.array(rest[0]).reshape(-1, 2)[::-1].T
             inputs.append(self._constant(np.pad(pairs, ((0, 0), (4 - pairs.shape[1], 0))).ravel()))
         else:
-            steps = {axis: part.step for axis, part in enumerate(rest[0]) if part != slice(None)}  # type: ignore[arg-type,union-attr]
+            steps = {axis: part.step for axis, part in enumerate(rest[0]) if part != slice(None)}  # type: ignore[arg-type]
             ends = [2**31 - 1] * len(steps)
             inputs += [self._constant(values) for values in ([0] * len(steps), ends, list(steps), list(steps.values()))]
         self._node(node, op, inputs, attributes)
@@ -190,9 +190,8 @@ class _Writer:
     def _fold(self, convolution: NodeProto, norm: nn.BatchNorm2d) -> None:
         weight = self.constants[convolution.input[1]].astype(np.float64)
         bias = self.constants[convolution.input[2]] if len(convolution.input) > 2 else np.zeros(len(weight))
-        gamma, beta, mean, variance = (
-            value.detach().double().numpy() for value in (norm.weight, norm.bias, norm.running_mean, norm.running_var)
-        )
+        names = ("weight", "bias", "running_mean", "running_var")
+        gamma, beta, mean, variance = (getattr(norm, one).detach().double().numpy() for one in names)
         scale = gamma / np.sqrt(variance + norm.eps)
         name = f"{convolution.input[1].removesuffix('.weight')}.bias"
         self.constants[convolution.input[1]] = (weight * scale[:, None, None, None]).astype(np.float32)

@@ -24,7 +24,7 @@ from edgeres import engines, machine
 from edgeres.data import ImageSet, batches
 from edgeres.errors import EdgeresError
 from edgeres.evaluate.maps import compare
-from edgeres.export import by_output, export
+from edgeres.export import export
 from edgeres.measure import Subject, measure
 from edgeres.models import checkpoint, detection
 from edgeres.quantization.calibrate import calibrate
@@ -43,8 +43,8 @@ SPREAD, SHARE = 1.5, 1e-4
 """Standard deviation of the class logits, and about which share of them is above the threshold of a box."""
 
 
-def seeded(weights: Path, kind: str, photos: ImageSet, size: int) -> dict[str, torch.Tensor]:
-    """A detector's state dict in torchvision's layout: a trained body, random pyramid and heads.
+def seeded(weights: Path, kind: str, photos: ImageSet, size: int, out: Path) -> None:
+    """Write a detector's state dict in torchvision's layout: a trained body, random pyramid and heads.
 
     Every convolution of the heads keeps the power of what it gets (He et al., arXiv:1502.01852); the last are scaled
     and shifted on one photo: class logits as `SPREAD` and `SHARE` say, shifts of boxes by a tenth of the anchor.
@@ -76,8 +76,8 @@ def seeded(weights: Path, kind: str, photos: ImageSet, size: int) -> dict[str, t
         for name, outputs in tops.items():
             add(name, WIDE, outputs, 1)
         state["roi_heads.box_predictor.cls_score.weight"] = torch.zeros(CLASSES, 1024)
-    path = weights.with_suffix(".none")
-    model = detection.load(None, checkpoint.Checkpoint(path, state, {}))[1]
+    torch.save(state, out)
+    model = detection.load(None, checkpoint.read(out))[1]
     photo = next(batches(photos.take([0]), Preprocess(resize=size, crop=size), 1)).images
     with torch.inference_mode():
         found = dict(zip(model.names, model(torch.from_numpy(photo)), strict=True))
@@ -92,7 +92,7 @@ def seeded(weights: Path, kind: str, photos: ImageSet, size: int) -> dict[str, t
             )
         else:
             state[f"{name}.weight"] *= 0.1 / values.std()
-    return state
+    torch.save(state, out)
 
 
 def quantized(model: Path, calibration: ImageSet, work: Path, level: str) -> Iterator[tuple[str, Path]]:
@@ -142,7 +142,7 @@ def table(model: Path, calibration: ImageSet, photos: ImageSet, options: argpars
 
 def shares(made: Artifact) -> str:
     """The parity of each output."""
-    return ", ".join(f"{name} {share:.1e}" for name, share in by_output(made.sidecar.results).items())
+    return ", ".join(f"{name} {share:.1e}" for name, share in made.sidecar.results["outputs"].items())
 
 
 def main() -> None:
@@ -171,7 +171,7 @@ def main() -> None:
         table(model, calibration, photos, options)
     for kind in ("retinanet", "fasterrcnn") if options.detector else ():
         weights, model = options.work / f"{kind}.pth", options.work / f"{kind}.onnx"
-        torch.save(seeded(options.weights, kind, calibration, options.detector), weights)
+        seeded(options.weights, kind, calibration, options.detector, weights)
         made = export(weights, model, preprocess={"resize": options.detector, "crop": options.detector})
         print(f"\n## {kind}, {options.detector} x {options.detector} pixels, random heads\n")
         print(f"Parity with torch, relative: {shares(made)}")

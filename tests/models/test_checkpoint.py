@@ -2,14 +2,17 @@
 
 import json
 import os
+import pathlib
 import pickle
 import tempfile
-from collections import OrderedDict
+import warnings
+from argparse import Namespace
+from collections import OrderedDict, defaultdict
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,8 +22,8 @@ torch = pytest.importorskip("torch", reason="the extra `export` is not installed
 from safetensors.torch import save_file  # noqa: E402
 
 from edgeres.errors import EdgeresError, InputError, UsageError  # noqa: E402
-from edgeres.models import checkpoint as checkpoints  # noqa: E402
 from edgeres.models.checkpoint import Checkpoint, load, read  # noqa: E402
+from edgeres.models.config import Config  # noqa: E402
 from edgeres.models.resnet import ARCHITECTURES, build  # noqa: E402
 
 STATE: dict[str, Any] = build("cifar_resnet20", 3).state_dict()
@@ -96,14 +99,14 @@ def test_safetensors_bring_what_was_stored_beside_the_weights(tmp_path: Path) ->
         "preprocess": json.dumps({"resize": 40, "crop": 32}),
     }
     found = read(safetensors(tmp_path / "weights.safetensors", stored))
-    assert (found.classes, found.preprocess) == (("cat", "dog", "été"), {"resize": 40, "crop": 32})
+    assert (found.config.classes, found.config.preprocess) == (("cat", "dog", "été"), {"resize": 40, "crop": 32})
     assert torch.equal(found.state["conv1.weight"], STATE["conv1.weight"].half().float())
     assert load(None, found)[0] == "cifar_resnet20"
 
 
 def test_safetensors_may_hold_weights_alone(tmp_path: Path) -> None:
     found = read(safetensors(tmp_path / "weights.safetensors", None, half=False))
-    assert (found.classes, found.preprocess) == ((), None)
+    assert (found.config.classes, found.config.preprocess) == ((), None)
     assert load("cifar_resnet20", found)[0] == "cifar_resnet20"
 
 
@@ -124,9 +127,123 @@ def test_the_stored_architecture_yields_to_the_one_asked_for(tmp_path: Path) -> 
     ],
 )
 def test_damaged_metadata_are_named(tmp_path: Path, metadata: dict[str, str], said: str) -> None:
-    found = read(safetensors(tmp_path / "weights.safetensors", metadata))
+    path = safetensors(tmp_path / "weights.safetensors", metadata)
     with pytest.raises(InputError, match=said):
-        _ = found.classes, found.preprocess
+        read(path)
+
+
+# Beside the weights
+
+
+AVERAGED = {name: value + 1 for name, value in STATE.items()}
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        ({"state_dict": STATE, "state_dict_ema": AVERAGED, "arch": "resnet20"}, "state_dict_ema"),
+        ({"model": STATE, "model_ema": {"n_averaged": torch.tensor(9), **AVERAGED}, "epoch": 3}, "model_ema"),
+        ({"ema": {"shadow": AVERAGED}, "net": {"state_dict": STATE}}, "ema.shadow"),
+    ],
+)
+def test_averaged_weights_go_first_and_it_is_said(tmp_path: Path, content: Any, place: str) -> None:
+    found = read(saved(tmp_path, content))
+    assert torch.equal(found.state["conv1.weight"], AVERAGED["conv1.weight"])
+    assert found.notes[0].startswith(f"the averaged weights `{place}` are taken, not `")
+    load("cifar_resnet20", found)
+
+
+@pytest.mark.parametrize("averaged", [None, {}, {"decay": 0.999}, {"conv1.weight": STATE["conv1.weight"]}])
+def test_averages_of_no_whole_network_are_passed_over(tmp_path: Path, averaged: Any) -> None:
+    found = read(saved(tmp_path, {"state_dict": STATE, "state_dict_ema": averaged}))
+    assert torch.equal(found.state["conv1.weight"], STATE["conv1.weight"])
+    assert found.notes == ()
+
+
+def test_of_several_networks_the_usual_one_is_taken_and_it_is_said(tmp_path: Path) -> None:
+    found = read(saved(tmp_path, {"best": AVERAGED, "model": STATE}))
+    assert (found.notes, bool(torch.equal(found.state["conv1.weight"], STATE["conv1.weight"]))) == (
+        ("the weights `model` are taken, not `best`",),
+        True,
+    )
+    with pytest.raises(InputError, match=r"holds 2 networks \(student, teacher\); save one of them"):
+        read(saved(tmp_path, {"student": STATE, "teacher": AVERAGED}))
+
+
+def test_what_training_loops_keep_beside_the_weights_is_passed_over(tmp_path: Path) -> None:
+    network = build("cifar_resnet20", 3)
+    optimizer = torch.optim.Adam(network.parameters())
+    sum(value.sum() for value in network.parameters()).backward()
+    optimizer.step()
+    counts = defaultdict(list, {np.int64(3): [0.1]})
+    content = {
+        "state_dict": STATE,
+        "optimizer": optimizer.state_dict(),
+        "args": Namespace(lr=0.1, out=pathlib.PurePosixPath("out"), nested=Namespace(steps=[1, 2])),
+        "hyper_parameters": {"path": Path("here"), "history": counts},
+        "best": np.float64(91.7),
+        "confusion": np.eye(3),
+    }
+    path = saved(tmp_path, content)
+    before = pathlib.PurePosixPath, Namespace, np.dtype
+    assert load("cifar_resnet20", read(path))[1].fc.out_features == 3
+    assert (pathlib.PurePosixPath, Namespace, np.dtype) == before
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(path, weights_only=True)  # nothing of it is left allowed
+
+
+# Folders
+
+
+def test_a_folder_of_a_hub_brings_classes_and_preprocessing(tmp_path: Path) -> None:
+    safetensors(tmp_path / "model.safetensors", {"format": "pt"})
+    config = {
+        "architecture": "cifar_resnet20",
+        "label_names": ["a", "b", "c"],
+        "pretrained_cfg": {"input_size": [3, 32, 32], "crop_pct": 1.0},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        found = read(path)
+        assert (found.config.arch, found.config.classes) == ("cifar_resnet20", ("a", "b", "c"))
+        assert found.config.preprocess is not None
+        assert found.config.preprocess["resize"] == 32
+        assert found.files == (tmp_path / "model.safetensors", tmp_path / "config.json")
+    (tmp_path / "mine.pth").write_bytes((saved(tmp_path, STATE)).read_bytes())
+    assert read(tmp_path / "mine.pth").config.arch is None, "config.json belongs to model.safetensors"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_weights_cut_into_several_files_are_put_together(tmp_path: Path, name: str) -> None:
+    names = list(STATE)
+    stem, _, suffix = name.partition(".")
+    where = {key: f"{stem}-0000{1 + (index > 40)}-of-00002.{suffix}" for index, key in enumerate(names)}
+    for file in set(where.values()):
+        part = {key: STATE[key] for key in names if where[key] == file}
+        save_file(part, tmp_path / file) if suffix == "safetensors" else torch.save(part, tmp_path / file)
+    (tmp_path / f"{name}.index.json").write_text(json.dumps({"weight_map": where}))
+    for path in (tmp_path, tmp_path / f"{name}.index.json"):
+        found = read(path)
+        assert load(None, found)[0] == "cifar_resnet20"
+        assert len(found.files) == 2
+    found.files[1].unlink()
+    with pytest.raises(InputError, match=f"lists {found.files[1].name}, which is not beside it"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("listed", [{}, {"weight_map": {}}, {"weight_map": {"fc.weight": "../secret.bin"}}, []])
+def test_an_index_that_lists_no_files_beside_it_is_refused(tmp_path: Path, listed: Any) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(listed))
+    with pytest.raises(InputError, match="does not list files beside it"):
+        read(tmp_path)
+
+
+def test_a_folder_with_one_checkpoint_is_that_checkpoint(tmp_path: Path) -> None:
+    saved(tmp_path, STATE, "best.ckpt")
+    assert read(tmp_path).files == (tmp_path / "best.ckpt",)
+    saved(tmp_path, STATE, "last.ckpt")
+    with pytest.raises(UsageError, match=r"holds 2 checkpoints, none called model\.safetensors or pytorch_model\.bin"):
+        read(tmp_path)
 
 
 # Refused
@@ -164,7 +281,15 @@ def test_a_whole_pickled_model_is_refused_with_what_to_save_instead(tmp_path: Pa
         read(saved(tmp_path, build("cifar_resnet20", 3)))
 
 
-@pytest.mark.parametrize("name", ["absent.pth", "absent.safetensors", "."])
+def test_a_torchscript_program_is_refused_with_what_to_save_instead(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its age
+        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "model.pt")
+    with pytest.raises(InputError, match=r"is a TorchScript program; save its weights alone, `torch\.jit\.load"):
+        read(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("name", ["absent.pth", "absent.safetensors", "", "absent"])
 def test_a_checkpoint_that_is_absent_is_a_usage_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match=r"there is no checkpoint at .*; check --weights"):
         read(tmp_path / name)
@@ -223,16 +348,15 @@ def test_a_truncated_file_is_refused(tmp_path: Path, name: str) -> None:
 
 # Matched to the table
 
-once = cache(build)
-"""The networks without memory, made once for all architectures."""
 
-
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_every_architecture_is_recognised_from_its_shapes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "build", once)
+@pytest.mark.parametrize("name", [name for name, row in ARCHITECTURES.items() if sum(row.depths) < 100])
+def test_every_architecture_is_recognised_from_its_shapes(name: str) -> None:
     with torch.device("meta"):
         state = build(name, 5).state_dict()
-    assert checkpoints._recognise(Checkpoint(Path("weights.pth"), state, {})) == name
+    rows = Checkpoint(Path("weights.pth"), state).rows
+    assert rows[0] == name.removeprefix("legacy_").removesuffix("_v1").removesuffix("_torch")
+    assert name in rows
+    assert len(rows) <= 2, "what has the same tensors differs by what tensors do not tell"
 
 
 def test_an_architecture_that_is_not_given_is_recognised(tmp_path: Path) -> None:
@@ -242,30 +366,38 @@ def test_an_architecture_that_is_not_given_is_recognised(tmp_path: Path) -> None
 @pytest.mark.parametrize("classes", [1, 2, 1000])
 def test_classes_are_read_off_the_head(classes: int) -> None:
     state = build("cifar_resnet20", classes).state_dict()
-    assert load("cifar_resnet20", Checkpoint(Path("weights.pth"), state, {}))[1].fc.out_features == classes
+    assert load("cifar_resnet20", Checkpoint(Path("weights.pth"), state))[1].fc.out_features == classes
 
 
 def test_weights_of_another_architecture_are_refused_with_the_first_difference(tmp_path: Path) -> None:
     found = read(saved(tmp_path, STATE))
-    with pytest.raises(InputError, match=r"does not fit cifar_resnet32: .* is missing and \d+ more; check --arch"):
+    with pytest.raises(
+        InputError, match=r"fit cifar_resnet32: .* \(and \d+ more\); these are tensors of cifar_resnet20"
+    ):
         load("cifar_resnet32", found)
-    with pytest.raises(InputError, match=r"does not fit resnet18: .*; check --arch"):
+    with pytest.raises(InputError, match=r"does not fit resnet18: .*; these are tensors of cifar_resnet20"):
         load("resnet18", found)
 
 
 def test_a_tensor_too_many_or_of_another_shape_is_refused(tmp_path: Path) -> None:
     extra = read(saved(tmp_path, STATE | {"head.weight": torch.ones(1, 2, 3)}))
-    with pytest.raises(InputError, match=r"does not fit cifar_resnet20: head\.weight is not part of it; check"):
+    with pytest.raises(InputError, match=r"holds a cifar_resnet20 and also head\.weight, which .* take them out"):
         load("cifar_resnet20", extra)
     wider = read(saved(tmp_path, STATE | {"bn1.weight": torch.ones(17)}))
     with pytest.raises(InputError, match=r"bn1\.weight has shape \(17,\), not \(16,\); check --arch"):
         load("cifar_resnet20", wider)
 
 
-@pytest.mark.parametrize("state", [{"features.0.weight": torch.ones(3, 3)}, STATE | {"fc.weight": torch.ones(3)}])
-def test_a_network_without_a_classifier_head_is_refused(tmp_path: Path, state: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=r"has no classifier head `fc\.weight`"):
-        load(None, read(saved(tmp_path, state)))
+@pytest.mark.parametrize("head", [{}, {"fc.weight": torch.ones(3)}])
+def test_a_network_without_a_classifier_head_is_refused(tmp_path: Path, head: dict[str, Any]) -> None:
+    backbone = {name: value for name, value in STATE.items() if not name.startswith("fc.")}
+    with pytest.raises(InputError, match=r"has no classifier head \(fc, classifier, .*\): it is a backbone alone"):
+        load(None, read(saved(tmp_path, backbone | head)))
+
+
+def test_tensors_of_another_network_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"its tensors \(features\.0\.weight, .*\) are no ResNet's in a known layout"):
+        read(saved(tmp_path, {"features.0.weight": torch.ones(3, 3)}))
 
 
 def test_an_unknown_architecture_is_a_usage_error_that_lists_the_known(tmp_path: Path) -> None:
@@ -273,7 +405,22 @@ def test_an_unknown_architecture_is_a_usage_error_that_lists_the_known(tmp_path:
         load("resnet19", read(saved(tmp_path, STATE)))
 
 
+def test_an_architecture_that_is_stored_and_not_in_the_table_is_not_guessed(tmp_path: Path) -> None:
+    path = safetensors(tmp_path / "weights.safetensors", {"arch": "resnetblur20"})
+    with pytest.raises(InputError, match="is of a resnetblur20, which is no architecture of the table"):
+        load(None, read(path))
+    assert load("cifar_resnet20", read(path))[0] == "cifar_resnet20"
+
+
+def test_what_is_stored_tells_architectures_of_the_same_tensors_apart(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        state = build("resnet50", 2).state_dict()
+    for stride, name in (("3x3", "resnet50"), ("1x1", "resnet50_v1")):
+        assert Checkpoint(Path("a"), state, Config(row={"stride": stride})).rows == (name,)
+
+
 def test_shapes_of_no_architecture_are_a_usage_error(tmp_path: Path) -> None:
     content = {name: value for name, value in STATE.items() if not name.startswith("layer3.2")}
-    with pytest.raises(UsageError, match="fits no architecture of the table"):
+    said = r"fits no architecture of the table; the closest is cifar_resnet20, but layer3\.2\.conv1\.weight is missing"
+    with pytest.raises(UsageError, match=said):
         load(None, read(saved(tmp_path, content)))
