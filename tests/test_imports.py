@@ -20,7 +20,7 @@ LAYERS = (
     {"export", "quantization", "measure", "evaluate", "report"},
     {"engines"},
     {"backends"},
-    {"data", "models", "onnx_io", "canonical", "machine", "progress", "qdq", "recipe", "gate"},
+    {"boxes", "data", "models", "onnx_io", "canonical", "machine", "progress", "qdq", "recipe", "gate"},
     {"store", "schema", "bootstrap", "figures", "labels"},
     {"types"},
     {"errors"},
@@ -29,7 +29,10 @@ LAYERS = (
 EXACT = ("quantization/reconstruct.py", "quantization/simulate.py")
 """They compute in ONNX Runtime, whatever runtime the file is for."""
 HEAVY = {
-    "torch": {"export.py", *(f"models/{name}.py" for name in ("checkpoint", "layouts", "resnet", "tracing"))},
+    "torch": {
+        "export.py",
+        *(f"models/{name}.py" for name in ("checkpoint", "detection", "layouts", "resnet", "tracing")),
+    },
     "safetensors": {"models/checkpoint.py"},
     "onnxscript": set(),
     "onnxruntime": {"export.py", "backends/onnxruntime.py", *EXACT},
