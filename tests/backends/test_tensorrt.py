@@ -102,9 +102,13 @@ def weight(name: str, model: onnx.ModelProto) -> NDArray[Any]:
 
 
 def reference(model: onnx.ModelProto, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    return outputs(model, images)[0]
+
+
+def outputs(model: onnx.ModelProto, images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    logits: NDArray[np.float32] = session.run(None, {"image": images})[0]
-    return logits
+    found: list[NDArray[np.float32]] = session.run(None, {"image": images})
+    return found
 
 
 # --- building without a GPU
@@ -375,11 +379,10 @@ class Runtime:
 class FakeEngine:
     """ICudaEngine and IExecutionContext over an ONNX model; the output is listed first, for good measure."""
 
-    num_io_tensors = 2
-
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
         self.values = {value.name: value for value in (*model.graph.output, *model.graph.input)}
+        self.num_io_tensors = len(self.values)
         self.addresses: dict[str, int] = {}
         self.shape: tuple[int, ...] = ()
         self.config = SimpleNamespace()
@@ -422,8 +425,8 @@ class FakeEngine:
     def execute_async_v3(self, stream_handle: int) -> bool:
         size = int(np.prod(self.shape))
         images = np.ctypeslib.as_array((ctypes.c_float * size).from_address(self.addresses["image"]))
-        logits = np.ascontiguousarray(reference(self.model, images.reshape(self.shape)))
-        ctypes.memmove(self.addresses["logits"], logits.ctypes.data, logits.nbytes)
+        for value, made in zip(self.model.graph.output, outputs(self.model, images.reshape(self.shape)), strict=True):
+            ctypes.memmove(self.addresses[value.name], made.ctypes.data, made.nbytes)
         return True
 
 
@@ -453,6 +456,18 @@ def test_run_copies_in_computes_and_copies_out(cuda: Cuda, tmp_path: Path) -> No
         np.testing.assert_array_equal(engine.run(images), reference(model, images))
     with pytest.raises(InputError, match="up to 4"):
         engine.run(np.zeros((5, 3, 16, 16), np.float32))
+
+
+def test_every_output_comes_back(cuda: Cuda, tmp_path: Path) -> None:
+    model = network(batch=None)
+    inner = next(node.output[0] for node in model.graph.node if node.op_type == "Relu")
+    shape = ["batch", CHANNELS, 16, 16]
+    model.graph.output.append(helper.make_tensor_value_info(inner, onnx.TensorProto.FLOAT, shape))
+    engine = loaded(model, tmp_path)
+    images = np.random.default_rng(1).standard_normal((3, 3, 16, 16), np.float32)
+    assert engine.outputs == ("logits", inner)
+    for found, wanted in zip(engine.maps(images), outputs(model, images), strict=True):
+        np.testing.assert_array_equal(found, wanted)
 
 
 def test_an_engine_is_inspected_through_the_inspector(cuda: Cuda, tmp_path: Path) -> None:
