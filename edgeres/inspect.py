@@ -116,8 +116,8 @@ def _joined(network: Network, built: Sequence[RuntimeLayer], found: Mapping[str,
 
 def _layer(network: Network, node: NodeProto, precision: str, kernel: str = "") -> Layer:
     weight = network.weight(node) if node.op_type in qdq.WEIGHTS else None
-    size = qdq.stored(weight) if weight is not None else None
     label = qdq.name(node)
+    size = None if weight is None else qdq.stored(weight) if network.owners[id(weight)] == label else 0
     return Layer(label, node.op_type, precision, kernel, None, size, network.arithmetic.get(label))
 
 

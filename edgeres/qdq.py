@@ -68,6 +68,12 @@ class Network:
         return [node for node in self.graph.node if node.op_type in WEIGHTS and self.weight(node) is not None]
 
     @cached_property
+    def owners(self) -> dict[int, str]:
+        """The weights by identity, as constants need no names, each with the first of the layers that use it."""
+        pairs = [(id(weight), name(layer)) for layer in self.layers if (weight := self.weight(layer)) is not None]
+        return dict(reversed(pairs))
+
+    @cached_property
     def others(self) -> list[NodeProto]:
         """The residual sums and the pools."""
         return [node for node in self.graph.node if node.op_type in POOLS or self.is_sum(node)]

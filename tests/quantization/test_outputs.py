@@ -10,6 +10,7 @@ from onnx import NodeProto, helper
 
 from edgeres import engines, onnx_io
 from edgeres.data import ImageSet, batches, open_images
+from edgeres.inspect import inspect
 from edgeres.onnx_io import ModelInfo
 from edgeres.quantization import place, schemes, simulate, weights
 from edgeres.quantization.calibrate import calibrate
@@ -136,10 +137,13 @@ def test_an_engine_gives_every_output(
     np.testing.assert_array_equal(engine.run(pixels[:4]), found[0])
 
 
-def test_runtimes_fuse_what_makes_an_output(files: dict[str, Path], tmp_path: Path) -> None:
+def test_runtimes_fuse_what_makes_an_output(files: dict[str, Path]) -> None:
     """ONNX Runtime computes a layer in INT8 where nothing but a QuantizeLinear reads it."""
-    run = engines.inspect(files["onnxruntime"], Target("onnxruntime", "cpu"))
-    assert [layer.kernel for layer in run if layer.operators[0] == "Conv"] == ["QLinearConv"] * 6
+    found = inspect(files["onnxruntime"], Target("onnxruntime", "cpu"))
+    layers = [layer for layer in found.layers if layer.operator == "Conv"]
+    assert [layer.kernel for layer in layers] == ["QLinearConv"] * 6
+    assert found.int8_share == 1
+    assert [layer.weight_bytes for layer in layers] == [216, 576, 64, 64, 360, 0]  # one weight, two heads
 
 
 def test_a_shared_weight_is_stored_once(files: dict[str, Path]) -> None:
