@@ -123,7 +123,8 @@ def export(
         onnx_io.save(made, path)
         parity = asdict(prove(path, model, photos, info.preprocess, batch))
         agreement = parity["agreement"] if task == "classification" else None
-        return {**parity, "agreement": agreement, "recognised": recognised, "notes": list(loaded.notes)}
+        notes = [*loaded.notes, *(model.notes if isinstance(model, detection.Maps) else ())]
+        return {**parity, "agreement": agreement, "recognised": recognised, "notes": notes}
 
     made_from = {"weights": store.digest(loaded.files[0]), "images": photos.digest}
     made_from |= {file.name: store.digest(file) for file in loaded.files[1:]}

@@ -40,6 +40,8 @@ class Maps(nn.Module):
     task: Task = "detection"
     outputs: int
     """What `ModelInfo` counts: classes of a detector, maps of a backbone."""
+    notes: tuple[str, ...] = ()
+    """What the user must know of it."""
 
 
 class Backbone(Maps):
@@ -174,6 +176,8 @@ class FasterRCNN(Maps):
     Gives `P2` ... `P5` (N, C, H, W), of which boxes are cut, `objectness.P2` (N, anchors, H, W) ... and
     `bbox_pred.P2` (N, anchors * 4, H, W) ...
     """
+
+    notes = ("the box head (roi_heads) is left out: it computes on what proposals cut out of P2 ... P5",)
 
     def __init__(self, body: ResNet, state: Mapping[str, Tensor]) -> None:
         """Sized by a state dict in torchvision's layout."""
