@@ -59,16 +59,19 @@ def export(
         classes=_lines(classes),
         images=open_images(data) if data else None,
     )
-    parity, model = made.sidecar.results, made.sidecar.parameters["model"]
-    also = f"; --arch for {', '.join(others)}, of the same tensors" if (others := parity["recognised"][1:]) else ""
-    guess = f" (recognised{also})" if parity["recognised"] else ""
-    text = (
-        f"{out}: {model['arch']}{guess}, {model['outputs']} classes, opset {opset}{unchanged(made)}\n"
-        f"{''.join(f'{note}{chr(10)}' for note in parity['notes'])}"
+    parity, model = dict(made.sidecar.results), made.sidecar.parameters["model"]
+    recognised, notes = parity.pop("recognised", []), parity.pop("notes", [])
+    recognised = recognised if arch is None else []
+    also = f"; --arch for {', '.join(recognised[1:])}, which has the same tensors" if recognised[1:] else ""
+    guess = f" (recognised{also})" if recognised else ""
+    lines = [
+        f"{out}: {model['arch']}{guess}, {model['outputs']} classes, opset {opset}{unchanged(made)}",
+        *notes,
         f"parity with torch on {parity['images']} images: largest difference {parity['largest']:.2g} "
-        f"({parity['relative']:.1e} of the largest logit), top-1 agreement {parity['agreement']:.0%}"
-    )
-    show(text, {"out": str(out), **model, "parity": parity}, as_json)
+        f"({parity['relative']:.1e} of the largest logit), top-1 agreement {parity['agreement']:.0%}",
+    ]
+    found = {"out": str(out), **model, "recognised": recognised, "notes": notes, "parity": parity}
+    show("\n".join(lines), found, as_json)
 
 
 @app.command()
