@@ -238,7 +238,7 @@ def _cropped(image: PIL.Image.Image, preprocess: Preprocess) -> NDArray[np.uint8
     if mode == "squash":
         size = (resize, resize)
     elif mode == "border":
-        size = (round(width / (edge / resize)), round(height / (edge / resize)))
+        size = (max(1, round(width / (edge / resize))), max(1, round(height / (edge / resize))))
     else:
         size = (resize * width // edge, resize * height // edge)
     if size != image.size:

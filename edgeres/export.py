@@ -57,8 +57,8 @@ def export(
 ) -> Artifact:
     """Write the ONNX file of a trained ResNet, batch norm folded, and prove it on real images.
 
-    The fields of `Parity` are the artifact's results; `recognised` are the architectures whose tensors fit, the first
-    of them taken, where no name was given or stored; `notes` are sentences on what was chosen in the checkpoint.
+    The fields of `Parity` are the artifact's results; `recognised` are the architectures whose tensors fit where no
+    name is stored, the first of them taken unless `arch` is given; `notes` are sentences on what was chosen.
 
     `arch` is a name of `edgeres.models.resnet.ARCHITECTURES`, None to recognise it; `batch` None leaves the batch
     dimension free; `preprocess` overrides fields of what is stored beside the weights or, where nothing is, of
@@ -96,7 +96,7 @@ def export(
             outputs = next(model.fc.parameters()).shape[1]
             model.add_module("fc", torch.nn.Identity())
     config = loaded.config
-    recognised = [] if arch or config.arch else list(loaded.rows)
+    recognised = [] if config.arch else list(loaded.rows)
     base = _default(ARCHITECTURES[name].size if name in ARCHITECTURES else detection.SIDE)
     if config.preprocess is not None:
         base = Preprocess.parse(config.preprocess, str(weights))

@@ -341,7 +341,9 @@ def test_an_export_that_is_there_is_unchanged(ending: str, capsys: pytest.Captur
     assert main([*line.split(), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["out"], found["arch"], found["classes"]) == ("model.onnx", "cifar_resnet20", list(classes))
-    assert found["parity"]["images"] == 4
+    assert set(found["parity"]) == {"images", "largest", "relative", "agreement"}
+    assert main(line.replace("--arch cifar_resnet20 ", "").split()) == 0
+    assert capsys.readouterr().out.startswith("model.onnx: cifar_resnet20 (recognised), 10 classes, opset 19 (unch")
 
 
 @pytest.mark.usefixtures("place")

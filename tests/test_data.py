@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -493,6 +494,37 @@ def test_each_interpolation_is_another() -> None:
     made = [prepare(image, Preprocess(32, 32, interpolation=name)) for name in ("nearest", "bilinear", "bicubic")]
     made.append(prepare(image, Preprocess(32, 32, interpolation="lanczos")))
     assert len({one.tobytes() for one in made}) == 4
+
+
+@pytest.mark.parametrize("size", [(50, 41), (41, 50), (33, 200), (32, 32)])
+def test_squash_resizes_both_sides(size: tuple[int, int]) -> None:
+    image = picture(*size)
+    found = prepare(image, replace(PLAIN, resize=36, crop_mode="squash"))
+    wanted = np.asarray(image.resize((36, 36), Image.Resampling.BILINEAR))[2:34, 2:34]
+    assert np.array_equal(np.rint(found * 255), wanted.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize(("size", "inner"), [((50, 40), (32, 26)), ((40, 50), (26, 32)), ((1, 90), (1, 32))])
+def test_border_keeps_the_whole_image_and_fills_with_the_mean(size: tuple[int, int], inner: tuple[int, int]) -> None:
+    image = picture(*size)
+    preprocess = replace(PLAIN, crop_mode="border", mean=(0.2, 0.4, 0.6))
+    found = np.rint((prepare(image, preprocess) + np.array(preprocess.mean)[:, None, None]) * 255)
+    left, top = ((32 - side) // 2 for side in inner)
+    wanted = np.broadcast_to(np.array([51, 102, 153])[:, None, None], (3, 32, 32)).copy()
+    resized = np.asarray(image.resize(inner, Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    wanted[:, top : top + inner[1], left : left + inner[0]] = resized
+    assert np.array_equal(found, wanted)
+
+
+@pytest.mark.parametrize(("width", "center", "floor"), [(33, 0, 0), (35, 2, 1), (37, 2, 2), (39, 4, 3), (40, 4, 4)])
+def test_a_centre_between_two_pixels_is_rounded_as_torchvision_or_as_transformers_does(
+    width: int, center: int, floor: int
+) -> None:
+    image = picture(width, 32)
+    for mode, left in (("center", center), ("floor", floor)):
+        found = prepare(image, replace(PLAIN, crop_mode=mode))  # type: ignore[arg-type]
+        wanted = np.asarray(image)[:, left : left + 32]
+        assert np.array_equal(np.rint(found * 255), wanted.transpose(2, 0, 1))
 
 
 # Contents

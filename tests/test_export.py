@@ -159,7 +159,8 @@ def test_the_description_is_in_the_file_and_the_proof_in_the_sidecar(exported: P
     assert (info.preprocess.resize, info.preprocess.crop) == (32, 32)
     sidecar = store.verify(exported)
     assert sidecar.inputs["weights"] == store.digest(checkpoint)
-    assert set(sidecar.results) == {"images", "largest", "relative", "agreement"}
+    assert set(sidecar.results) == {"images", "largest", "relative", "agreement", "recognised", "notes"}
+    assert (sidecar.results["recognised"], sidecar.results["notes"]) == (["cifar_resnet20"], [])
     assert sidecar.results["images"] == 4
     assert sidecar.results["agreement"] == 1
     assert 0 <= sidecar.results["relative"] <= 1e-5

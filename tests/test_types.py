@@ -13,18 +13,19 @@ from edgeres.types import Precision, Preprocess, Target
 FINITE = st.floats(-1e6, 1e6)
 THREE = st.tuples(FINITE, FINITE, FINITE)
 PREPROCESS = st.builds(
-    lambda crop, more, mean, std, interpolation: Preprocess(crop + more, crop, mean, std, interpolation),
+    lambda crop, more, *others: Preprocess(crop + more, crop, *others),
     st.integers(1, 1000),
     st.integers(0, 100),
     THREE,
     st.tuples(*[st.floats(1e-6, 1e6)] * 3),
     st.sampled_from(["nearest", "bilinear", "bicubic", "lanczos"]),
+    st.sampled_from(["center", "floor", "squash", "border"]),
 )
 
 
 def test_the_default_preprocessing_is_that_of_imagenet() -> None:
     assert Preprocess.parse({}, "here") == Preprocess(
-        256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear", "NCHW"
+        256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear", "center", "NCHW"
     )
 
 
@@ -53,6 +54,7 @@ def test_preprocessing_survives_json(preprocess: Preprocess) -> None:
         ({"std": [1, 1, float("inf")]}, "three numbers each"),
         ({"interpolation": "cubic"}, "no interpolation 'cubic'; there are nearest, bilinear, bicubic, lanczos"),
         ({"interpolation": None}, "no interpolation None"),
+        ({"crop_mode": "middle"}, "no crop_mode 'middle'; there are center, floor, squash, border"),
         ({"layout": "NHWC"}, "layout 'NHWC' is not supported"),
         ([], r"preprocessing is \[\]"),
         ("bilinear", "preprocessing is 'bilinear'"),

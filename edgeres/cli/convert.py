@@ -72,20 +72,22 @@ def export(
         features=[name.strip() for name in features.split(",")] if features else (),
         images=open_images(data) if data else None,
     )
-    parity, model = made.sidecar.results, made.sidecar.parameters["model"]
+    parity, model = dict(made.sidecar.results), made.sidecar.parameters["model"]
+    recognised, notes = parity.pop("recognised", []), parity.pop("notes", [])
+    recognised = recognised if arch is None else []
+    also = f"; --arch for {', '.join(recognised[1:])}, which has the same tensors" if recognised[1:] else ""
+    guess = f" (recognised{also})" if recognised else ""
     top1 = "" if parity["agreement"] is None else f", top-1 agreement {parity['agreement']:.0%}"
     each = parity["outputs"] if len(parity["outputs"]) > 1 else {}
-    also = f"; --arch for {', '.join(others)}, of the same tensors" if (others := parity["recognised"][1:]) else ""
-    guess = f" (recognised{also})" if parity["recognised"] else ""
-    gives = outputs(model["task"], model["outputs"])
-    text = (
-        f"{out}: {model['arch']}{guess}, {gives}, opset {opset}{unchanged(made)}\n"
-        f"{''.join(f'{note}{chr(10)}' for note in parity['notes'])}"
+    lines = [
+        f"{out}: {model['arch']}{guess}, {outputs(model['task'], model['outputs'])}, opset {opset}{unchanged(made)}",
+        *notes,
         f"parity with torch on {parity['images']} images: largest difference {parity['largest']:.2g} "
-        f"({parity['relative']:.1e} of the largest output){top1}"
-        f"{''.join(f'{chr(10)}  {name}: {share:.1e}' for name, share in each.items())}"
-    )
-    show(text, {"out": str(out), **model, "parity": parity}, as_json)
+        f"({parity['relative']:.1e} of the largest output){top1}",
+        *(f"  {name}: {share:.1e}" for name, share in each.items()),
+    ]
+    found = {"out": str(out), **model, "recognised": recognised, "notes": notes, "parity": parity}
+    show("\n".join(lines), found, as_json)
 
 
 @app.command()

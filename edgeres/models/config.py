@@ -93,8 +93,7 @@ def _timm(config: Mapping[str, Any], path: Path) -> Config:
     }
     tested = known.get("test_input_size")
     notes = (f"its test size is {tested[1]} pixels (--size), its own {crop}",) if tested and tested[1] != crop else ()
-    names = config.get("label_names") or known.get("label_names") or ()
-    classes = _names(names) if isinstance(names, Mapping) else tuple(map(str, names))
+    classes = _names(config.get("label_names") or known.get("label_names") or ())
     return Config(str(config["architecture"]).split(".")[0], {}, classes, preprocess, notes)
 
 
@@ -106,19 +105,21 @@ def _transformers(config: Mapping[str, Any], folder: Path) -> Config:
     for key, needed in (("hidden_act", "relu"), ("downsample_in_first_stage", False)):
         if (value := config.get(key, needed)) != needed:
             raise InputError(f"{path}: the network has {key}={value!r}, which edgeres has not; {needed!r} is known.")
-    classes = _names(config.get("id2label") or {})
-    if classes == tuple(f"LABEL_{index}" for index in range(len(classes))):
-        classes = ()  # transformers' way to say that they are not known
+    classes = _names(config.get("id2label") or ())
     row = {"stride": "1x1" if config.get("downsample_in_bottleneck") else "3x3"}
     processor = folder / PROCESSOR
     preprocess = _processed(store.read_json(processor), processor) if processor.is_file() else None
     return Config(None, row, classes, preprocess)
 
 
-def _names(labels: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names by index, as {"0": "tench", ...}."""
-    names = {int(index): str(name) for index, name in labels.items()}
-    return tuple(names[index] for index in range(len(names)))
+def _names(labels: Any) -> tuple[str, ...]:
+    """Class names that are listed, or stand by index ({"0": "tench", ...})."""
+    if isinstance(labels, Mapping):
+        known = {int(index): name for index, name in labels.items()}
+        labels = [known[index] for index in range(len(known))]
+    names = tuple(str(name) for name in labels)
+    unknown = tuple(f"LABEL_{index}" for index in range(len(names)))  # as transformers says that there are none
+    return () if names == unknown else names
 
 
 def _processed(config: Mapping[str, Any], path: Path) -> Mapping[str, Any]:

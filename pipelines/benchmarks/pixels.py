@@ -2,8 +2,9 @@
 
     python pipelines/benchmarks/pixels.py > table.md
 
-Each image is written to a file, read by the library's own loader and prepared by its own transform, and by edgeres;
-differences are in grey levels of 256 (before mean and std). Prints Markdown. Needs timm, torchvision, transformers.
+Each image is written to a file, read by the library's own loader and prepared by its own transforms, those of `both`,
+and by edgeres; differences are in grey levels of 256 (before mean and std), the largest of all pixels and transforms,
+then the share of values that differ by more than one. Prints Markdown. Needs timm, torchvision and transformers.
 """
 
 import io
@@ -15,20 +16,12 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+from libraries import timm, torchvision, transformers
 from numpy.typing import NDArray
-from zoo import own_operators
 
-own_operators()
-
-import timm.data  # noqa: E402
-import torchvision.datasets.folder  # noqa: E402
-import torchvision.transforms  # noqa: E402
-import transformers  # noqa: E402
-import transformers.image_utils  # noqa: E402
-
-from edgeres.data import batches, open_images  # noqa: E402
-from edgeres.models import config  # noqa: E402
-from edgeres.types import Preprocess  # noqa: E402
+from edgeres.data import batches, open_images
+from edgeres.models import config
+from edgeres.types import Preprocess
 
 Pixels = NDArray[np.float32]
 PHOTO = Path(__file__).parents[2] / "edgeres" / "images" / "coffee.jpg"
@@ -120,23 +113,30 @@ def of_transformers(processor: Any) -> tuple[Callable[[Path], Pixels], Preproces
     return read, Preprocess.parse(made, "transformers")
 
 
-def both() -> dict[str, tuple[Callable[[Path], Pixels], Preprocess]]:
-    convnext, pil = transformers.ConvNextImageProcessor, transformers.ConvNextImageProcessorPil
+def both() -> dict[str, list[tuple[Callable[[Path], Pixels], Preprocess]]]:
+    """What is compared, by library: ways of preparing an image, and the same for edgeres."""
+    tensors, pil = transformers.ConvNextImageProcessor, transformers.ConvNextImageProcessorPil
+    options: list[dict[str, Any]] = [
+        {"size": {"shortest_edge": 224}, "crop_pct": 0.875, "resample": 3},
+        {"size": {"shortest_edge": 224}, "crop_pct": 0.95, "resample": 2},
+        {"size": {"shortest_edge": 384}, "resample": 3},
+    ]
     imagenet = {"image_mean": list(MEAN), "image_std": list(STD)}
     return {
-        "torchvision 256/224": of_torchvision(256, 224, "bilinear"),
-        "torchvision 232/224": of_torchvision(232, 224, "bilinear"),
-        "torchvision 235/224 bicubic": of_torchvision(235, 224, "bicubic"),
-        "torchvision 224/224 nearest": of_torchvision(224, 224, "nearest"),
-        "timm 0.95 bicubic": of_timm(crop_pct=0.95, interpolation="bicubic"),
-        "timm 0.875 bilinear": of_timm(crop_pct=0.875, interpolation="bilinear"),
-        "timm squash": of_timm(crop_pct=0.9, interpolation="bicubic", crop_mode="squash"),
-        "timm border": of_timm(crop_pct=0.9, interpolation="bicubic", crop_mode="border"),
-        "transformers 224, PIL": of_transformers(pil(size={"shortest_edge": 224}, crop_pct=0.875, **imagenet)),
-        "transformers 224, bilinear": of_transformers(
-            convnext(size={"shortest_edge": 224}, crop_pct=0.95, resample=2, **imagenet)
-        ),
-        "transformers 384": of_transformers(pil(size={"shortest_edge": 384}, **imagenet)),
+        "torchvision": [
+            of_torchvision(256, 224, "bilinear"),
+            of_torchvision(232, 224, "bilinear"),
+            of_torchvision(235, 224, "bicubic"),
+            of_torchvision(224, 224, "nearest"),
+        ],
+        "timm": [
+            of_timm(crop_pct=0.95, interpolation="bicubic"),
+            of_timm(crop_pct=0.875, interpolation="bilinear"),
+            of_timm(crop_pct=0.9, interpolation="bicubic", crop_mode="squash"),
+            of_timm(crop_pct=0.9, interpolation="bicubic", crop_mode="border"),
+        ],
+        "transformers, PIL": [of_transformers(pil(**option, **imagenet)) for option in options],
+        "transformers, tensors": [of_transformers(tensors(**option, **imagenet)) for option in options],
     }
 
 
@@ -147,20 +147,23 @@ def difference(path: Path, read: Callable[[Path], Pixels], preprocess: Preproces
     return made
 
 
+def cell(found: list[NDArray[np.float32]]) -> str:
+    values = np.concatenate([one.ravel() for one in found])
+    return f"{values.max():.2f}" + (f" ({(values > 1.01).mean():.1e})" if values.max() > 1.01 else "")
+
+
 def main() -> None:
     warnings.simplefilter("ignore")
     transforms = both()
     print(f"| image | {' | '.join(transforms)} |")
     print(f"|---|{'--:|' * len(transforms)}")
     for name, (picture, suffix, options) in images().items():
-        cells = []
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"image.{suffix}"
             content = io.BytesIO()
             picture.save(content, {"jpg": "JPEG"}.get(suffix, suffix), **options)
             path.write_bytes(content.getvalue())
-            for read, preprocess in transforms.values():
-                cells.append(f"{difference(path, read, preprocess).max():.2f}")
+            cells = [cell([difference(path, *way) for way in ways]) for ways in transforms.values()]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 

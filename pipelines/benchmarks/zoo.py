@@ -4,12 +4,10 @@
 
 Each network is made by the library itself, with seeded weights and batch norms that have seen images, saved, read and
 exported by `edgeres.export`; then ONNX Runtime's logits of the exported file are held against the library's own forward
-pass on the same four inputs. Prints Markdown. Needs timm, torchvision and transformers; where torchvision was built for
-another torch, `own_operators` lets its Python part be imported.
+pass on the same four inputs. Prints Markdown. Needs timm, torchvision and transformers.
 """
 
 import argparse
-import contextlib
 import sys
 import tempfile
 import warnings
@@ -20,6 +18,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
+from libraries import timm, torchvision, transformers
 from safetensors.torch import save_file
 from torch import nn
 
@@ -27,23 +26,6 @@ from edgeres import onnx_io
 from edgeres.export import export
 
 CLASSES = 12
-
-
-def own_operators() -> None:
-    """Declare the operators that torchvision's compiled part would, so that it can be imported without that part."""
-    library = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        with contextlib.suppress(RuntimeError):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    own_operators.library = library  # type: ignore[attr-defined]  # lives as long as the process
-
-
-own_operators()
-
-import timm  # noqa: E402
-import torchvision  # noqa: E402
-import transformers  # noqa: E402
-from timm.models import save_for_hf  # noqa: E402
 
 
 class Lightning(nn.Module):
@@ -83,6 +65,13 @@ def of_transformers(depths: list[int], kind: str, **options: Any) -> Callable[[]
         depths=depths, layer_type=kind, hidden_sizes=sizes, num_labels=CLASSES, **options
     )
     return lambda: transformers.ResNetForImageClassification(config)
+
+
+def of_wrapper(name: str) -> Callable[[], nn.Module]:
+    """A network of timm inside transformers."""
+    known = {"input_size": [3, 160, 160], "crop_pct": 0.9}
+    config = transformers.TimmWrapperConfig(architecture=name, num_labels=CLASSES, pretrained_cfg=known)
+    return lambda: transformers.TimmWrapperForImageClassification(config)
 
 
 def with_head(network: Any) -> nn.Module:
@@ -139,7 +128,7 @@ def lightning(network: nn.Module, folder: Path) -> Path:
 
 
 def hub(network: nn.Module, folder: Path) -> Path:
-    save_for_hf(network, str(folder), safe_serialization=True)
+    timm.models.save_for_hf(network, str(folder), safe_serialization=True)
     return folder
 
 
@@ -147,6 +136,11 @@ def pretrained(network: Any, folder: Path) -> Path:
     network.save_pretrained(folder)
     transformers.ConvNextImageProcessor(size={"shortest_edge": 224}, crop_pct=0.875).save_pretrained(folder)
     return folder
+
+
+def alone(network: Any, folder: Path) -> Path:
+    network.save_pretrained(folder)
+    return folder / "model.safetensors"
 
 
 def sharded(network: Any, folder: Path) -> Path:
@@ -179,6 +173,7 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], Callable[[Any, Path], Path], str]]
         sharded,
         "save_pretrained in shards",
     ),
+    "transformers' wrapper of timm's resnet18": (of_wrapper("resnet18"), alone, "the file of save_pretrained"),
 }
 
 

@@ -9,6 +9,7 @@ import warnings
 from argparse import Namespace
 from collections import OrderedDict, defaultdict
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,14 +172,11 @@ def test_of_several_networks_the_usual_one_is_taken_and_it_is_said(tmp_path: Pat
 
 
 def test_what_training_loops_keep_beside_the_weights_is_passed_over(tmp_path: Path) -> None:
-    network = build("cifar_resnet20", 3)
-    optimizer = torch.optim.Adam(network.parameters())
-    sum(value.sum() for value in network.parameters()).backward()
-    optimizer.step()
+    moment = {"step": torch.tensor(3.0), "exp_avg": STATE["conv1.weight"]}
     counts = defaultdict(list, {np.int64(3): [0.1]})
     content = {
         "state_dict": STATE,
-        "optimizer": optimizer.state_dict(),
+        "optimizer": {"state": {0: moment}, "param_groups": [{"lr": 0.1, "params": [0]}]},
         "args": Namespace(lr=0.1, out=pathlib.PurePosixPath("out"), nested=Namespace(steps=[1, 2])),
         "hyper_parameters": {"path": Path("here"), "history": counts},
         "best": np.float64(91.7),
@@ -349,7 +347,13 @@ def test_a_truncated_file_is_refused(tmp_path: Path, name: str) -> None:
 # Matched to the table
 
 
-@pytest.mark.parametrize("name", [name for name, row in ARCHITECTURES.items() if sum(row.depths) < 100])
+SHALLOWEST: dict[Any, str] = {}
+"""Of the architectures that differ by their depth alone, the one with the fewest blocks."""
+for name, row in sorted(ARCHITECTURES.items(), key=lambda item: sum(item[1].depths)):
+    SHALLOWEST.setdefault(replace(row, depths=()), name)
+
+
+@pytest.mark.parametrize("name", [*SHALLOWEST.values(), "resnet34", "resnet50", "cifar_resnet32"])
 def test_every_architecture_is_recognised_from_its_shapes(name: str) -> None:
     with torch.device("meta"):
         state = build(name, 5).state_dict()
@@ -357,10 +361,6 @@ def test_every_architecture_is_recognised_from_its_shapes(name: str) -> None:
     assert rows[0] == name.removeprefix("legacy_").removesuffix("_v1").removesuffix("_torch")
     assert name in rows
     assert len(rows) <= 2, "what has the same tensors differs by what tensors do not tell"
-
-
-def test_an_architecture_that_is_not_given_is_recognised(tmp_path: Path) -> None:
-    assert load(None, read(saved(tmp_path, build("resnet18", 2).state_dict())))[0] == "resnet18"
 
 
 @pytest.mark.parametrize("classes", [1, 2, 1000])
