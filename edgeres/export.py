@@ -90,7 +90,8 @@ def export(
     name, model = checkpoint.load(arch, loaded)
     outputs = model.fc.out_features
     if task == "embedding":
-        outputs, model.fc = model.fc.in_features, torch.nn.Identity()
+        outputs = model.fc.in_features
+        model.add_module("fc", torch.nn.Identity())
     base = _default(ARCHITECTURES[name].size)
     if loaded.preprocess is not None:
         base = Preprocess.parse(loaded.preprocess, str(weights))

@@ -1,10 +1,10 @@
-"""The scores of tasks other than classification: in sentences, as columns of the tables, and each in a line of its own."""
+"""The scores of tasks other than classification: in sentences, as columns of tables, and each in a line of its own."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from edgeres.figures import MINUS, points
-from edgeres.report.table import COLUMNS, NOTHING, SPEED, TO, TOP1, Column, Interval, Row
+from edgeres.report.table import COLUMNS, NOTHING, SPEED, TOP1, Column, Row
 from edgeres.schema import Score
 
 MEANINGS = {
@@ -57,22 +57,20 @@ def lines(scores: Sequence[Score]) -> list[str]:
 
 
 def _line(score: Score) -> str:
-    unit = symbol(score.unit)
+    unit, off = symbol(score.unit), difference(score)
     text = f"{score.name} {write(score.value, score.unit)}{unit}"
-    off = difference(score)
+    sure = f" (95 % {between(score)})" if score.interval else ""
     if off is None or score.reference is None:
-        between = _range(score.interval, lambda value: write(value, score.unit))
-        return text + (f" (95 % {between})" if score.interval else "")
-    between = _range(score.interval, lambda value: signed(value, score.unit))
+        return text + sure
     text += f", FP32 {write(score.reference, score.unit)}{unit}: {signed(off, score.unit)}"
     text += " points" if score.unit == "share" else unit
-    if score.interval is None:
-        return text
-    return f"{text} (95 % {between}), {'significant' if surely(score) else 'not significant'}"
+    return f"{text}{sure}, {'significant' if surely(score) else 'not significant'}" if sure else text
 
 
-def _range(interval: Interval | None, write: Callable[[float], str]) -> str:
-    return " to ".join(map(write, interval)) if interval else NOTHING
+def between(score: Score) -> str:
+    """The interval of a score's difference to FP32, or of its value where nothing is compared."""
+    written = write if score.reference is None else signed
+    return " to ".join(written(side, score.unit) for side in score.interval) if score.interval else NOTHING
 
 
 def names(rows: Iterable[Row]) -> list[str]:
@@ -133,15 +131,20 @@ DETAILS = ("target", "precision", "score", "value", "FP32", "change", "95 % inte
 def details(rows: Sequence[Row]) -> list[tuple[Row, Score, tuple[str, str, str, str]]]:
     """Every score of every cell, and as texts its value, FP32's, the change and the interval of that, or of the value
     where nothing is compared."""
-    found = []
-    for row in rows:
-        for score in row.cell.scores:
-            off, unit = difference(score), score.unit
-            between = _range(score.interval, lambda side: write(side, unit) if off is None else signed(side, unit))
-            against = NOTHING if score.reference is None else write(score.reference, unit)
-            change = NOTHING if off is None else signed(off, unit)
-            found.append((row, score, (write(score.value, unit), against, change, between.replace(" to ", TO))))
-    return found
+    return [
+        (
+            row,
+            score,
+            (
+                write(score.value, score.unit),
+                NOTHING if score.reference is None else write(score.reference, score.unit),
+                NOTHING if (off := difference(score)) is None else signed(off, score.unit),
+                between(score),
+            ),
+        )
+        for row in rows
+        for score in row.cell.scores
+    ]
 
 
 def legend(rows: Sequence[Row]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 from edgeres.figures import MINUS, MISSING, number, points
-from edgeres.report import pareto, scores, svg, table, words
+from edgeres.report import pareto, scores, svg, words
 from edgeres.report.grid import Entry, entries, folded, grid, precision, ranked
 from edgeres.report.table import Row, decibel
 from edgeres.schema import Flip, LayerError, LayerPrecision, Report, Score
@@ -168,8 +168,8 @@ def _scores(rows: Sequence[Row]) -> str:
         for row, score, texts in scores.details(rows)
     ]
     legend = (
-        "Intervals are 95 %, bootstrap over the images, paired: of the change, or of the value where nothing is compared. "
-        "Where that of a change leaves out zero, it is no chance."
+        "Intervals are 95 %, bootstrap over the images, paired: of the change, or of the value where nothing is "
+        "compared. Where that of a change leaves out zero, it is no chance."
     )
     return f'{grid("Scores", scores.DETAILS, body)}<p class="legend">{prose(legend)}</p>'
 

@@ -181,9 +181,7 @@ def losses(errors: Sequence[LayerError]) -> str:
     """What a Q/DQ file keeps at its end, and where it loses most."""
     least = worst_first(errors)[0]
     kept = next((f"The {_output(e)} {decibel(e.sqnr_db)} dB. " for e in errors if e.role == "logits"), "")
-    return (
-        f"{kept}The worst of {len(errors)} tensors is {least.name} ({least.role}) with {decibel(least.sqnr_db)} dB."
-    )
+    return f"{kept}The worst of {len(errors)} tensors is {least.name} ({least.role}) with {decibel(least.sqnr_db)} dB."
 
 
 def _output(error: LayerError) -> str:
@@ -225,7 +223,8 @@ def digests(report: Report) -> list[tuple[str, str]]:
     """File or image set, and SHA-256 in hex."""
     found = {"FP32 ONNX": report.model.digest, "calibration images": str(report.calibration.get("dataset", ""))}
     for cell in report.cells:
-        for one in filter(None, (cell.accuracy, *cell.scores)):
-            found.setdefault("evaluation images", one.dataset)
+        for one in (cell.accuracy, *cell.scores):
+            if one:
+                found.setdefault("evaluation images", one.dataset)
     found |= {cell.engine: cell.digest for cell in report.cells if cell.engine and cell.digest}
     return [(name, value) for name, value in found.items() if value]
