@@ -140,14 +140,20 @@ class Graph:
     def roles(self) -> dict[str, Role]:
         """The role of every tensor that a scheme may quantize, in the order of the graph.
 
-        A tensor between a convolution or a sum and its ReLU has none: the pair is one operation in every runtime.
+        A tensor between a convolution or a sum and its ReLU has none: the pair is one operation in every runtime. Nor
+        has what the network gives: nobody computes with it in INT8.
         """
         roles = {self.image: Role.INPUT}
-        output = self.model.graph.output[0].name
+        output = self.source(self.model.graph.output[0].name)
         for node in self.model.graph.node:
             name = node.output[0]
             takers = self.consumers.get(name, [])
-            if name in (output, self.image) or name in self._before or [t.op_type for t in takers] == ["Relu"]:
+            if (
+                self.source(name) == output
+                or name == self.image
+                or name in self._before
+                or [t.op_type for t in takers] == ["Relu"]
+            ):
                 continue
             roles[name] = self._role(node, takers)
         return roles

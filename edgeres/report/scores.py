@@ -35,15 +35,23 @@ def symbol(unit: str) -> str:
     return {"share": " %", "dB": " dB"}.get(unit, "")
 
 
-def difference(score: Score) -> float | None:
-    """By how much a score is above FP32's; None where it has no reference."""
-    return None if score.reference is None else score.value - score.reference
+def change(score: Score) -> float | None:
+    """How far a score is above FP32's: of shares in points, of dB in dB, else in percent of FP32's; None where it has
+    no reference."""
+    return None if score.reference is None else _told(score, score.value - score.reference)
 
 
-def signed(value: float, unit: str) -> str:
-    """A difference; of shares in points."""
-    text = write(value, unit)
-    return f"+{text}" if value > 0 and re.search("[1-9]", text) else text
+def _told(score: Score, difference: float) -> float:
+    if score.unit == "dB":
+        return difference
+    return 100 * difference / (1.0 if score.unit == "share" else abs(score.reference or 1.0))
+
+
+def signed(score: Score, changed: float) -> str:
+    """What `change` gives, as text."""
+    text = f"{changed:.1f}".replace("-", MINUS) if score.unit == "dB" else points(changed)
+    sign = "+" if changed > 0 and re.search("[1-9]", text) else ""
+    return f"{sign}{text}" + ("" if score.unit else " %")
 
 
 def surely(score: Score) -> bool:
@@ -57,20 +65,23 @@ def lines(scores: Sequence[Score]) -> list[str]:
 
 
 def _line(score: Score) -> str:
-    unit, off = symbol(score.unit), difference(score)
+    unit, changed = symbol(score.unit), change(score)
     text = f"{score.name} {write(score.value, score.unit)}{unit}"
     sure = f" (95 % {between(score)})" if score.interval else ""
-    if off is None or score.reference is None:
+    if changed is None or score.reference is None:
         return text + sure
-    text += f", FP32 {write(score.reference, score.unit)}{unit}: {signed(off, score.unit)}"
-    text += " points" if score.unit == "share" else unit
+    text += f", FP32 {write(score.reference, score.unit)}{unit}: {signed(score, changed)}"
+    text += {"share": " points", "dB": " dB"}.get(score.unit, "")
     return f"{text}{sure}, {'significant' if surely(score) else 'not significant'}" if sure else text
 
 
 def between(score: Score) -> str:
     """The interval of a score's difference to FP32, or of its value where nothing is compared."""
-    written = write if score.reference is None else signed
-    return " to ".join(written(side, score.unit) for side in score.interval) if score.interval else NOTHING
+    if score.interval is None:
+        return NOTHING
+    if score.reference is None:
+        return " to ".join(write(side, score.unit) for side in score.interval)
+    return " to ".join(signed(score, _told(score, side)) for side in score.interval)
 
 
 def names(rows: Iterable[Row]) -> list[str]:
@@ -88,24 +99,26 @@ def columns(rows: Sequence[Row]) -> Mapping[str, Column]:
     made, named = dict(COLUMNS), names(rows)
     for name in named:
         unit = next(score.unit for row in rows if (score := find(row, name)))
-        made[name] = _column(f"{name}{symbol(unit)}", name, lambda score: score.value, write)
+        made[name] = _column(f"{name}{symbol(unit)}", name, _value, lambda score, _: write(score.value, score.unit))
     if named:
-        made["change"] = _column("change", named[0], difference, signed)
+        made["change"] = _column("change", named[0], change, signed)
     return made
 
 
+def _value(score: Score) -> float:
+    return score.value * (100 if score.unit == "share" else 1)
+
+
 def _column(
-    heading: str, name: str, of: Callable[[Score], float | None], written: Callable[[float, str], str]
+    heading: str, name: str, of: Callable[[Score], float | None], written: Callable[[Score, float], str]
 ) -> Column:
     def value(row: Row) -> float | None:
         score = find(row, name)
-        found = of(score) if score else None
-        return None if score is None or found is None else found * (100 if score.unit == "share" else 1)
+        return of(score) if score else None
 
     def whole(row: Row) -> str:
-        score = find(row, name)
-        found = of(score) if score else None
-        return NOTHING if score is None or found is None else written(found, score.unit)
+        score, found = find(row, name), value(row)
+        return NOTHING if score is None or found is None else written(score, found)
 
     return Column(heading, value, whole=whole, relative=True)
 
@@ -118,7 +131,7 @@ def keys(rows: Sequence[Row], wanted: Sequence[str]) -> list[str]:
         return list(wanted)
     alone = {score.name for row in rows for score in row.cell.scores if row.is_reference or score.reference is not None}
     compared = next((name for name in named[1:] if name not in alone), "")
-    changed = any(difference(score) is not None for row in rows if (score := find(row, named[0])))
+    changed = any(change(score) is not None for row in rows if (score := find(row, named[0])))
     shown = {"headline": named[0], "change": "change" if changed else "", "beside FP32": compared}
     found = [shown.get(REPLACED[key], "") if key in REPLACED else key for key in wanted]
     return list(dict.fromkeys(filter(None, found)))
@@ -138,7 +151,7 @@ def details(rows: Sequence[Row]) -> list[tuple[Row, Score, tuple[str, str, str, 
             (
                 write(score.value, score.unit),
                 NOTHING if score.reference is None else write(score.reference, score.unit),
-                NOTHING if (off := difference(score)) is None else signed(off, score.unit),
+                NOTHING if (changed := change(score)) is None else signed(score, changed),
                 between(score),
             ),
         )
@@ -153,4 +166,6 @@ def legend(rows: Sequence[Row]) -> str:
     if not named:
         return f"{SPEED} {TOP1}"
     said = [MEANINGS[name] for name in named if name in MEANINGS]
-    return " ".join([SPEED, *said, "Change: against FP32 on the same images; of shares in points."])
+    return " ".join(
+        [SPEED, *said, "Change: against FP32 on the same images; of shares in points, of errors in percent."]
+    )

@@ -176,7 +176,7 @@ def _scores(rows: Sequence[Row]) -> str:
 
 def _values(score: Score) -> list[float | None]:
     """What the texts of `scores.details` are sorted by."""
-    return [score.value, score.reference, scores.difference(score), score.interval[0] if score.interval else None]
+    return [score.value, score.reference, scores.change(score), score.interval[0] if score.interval else None]
 
 
 def _percent(share: float | None) -> float:

@@ -67,7 +67,7 @@ def test_each_line_of_eval_says_how_sure_a_figure_is() -> None:
         "exact agreement 96.00 %",
     ]
     (line,) = plain(scores.lines(values().cells[1].scores))
-    assert line == "MAE 0.0438, FP32 0.0425: +0.0013 (95 % +0.001 to +0.0016), significant"
+    assert line == "MAE 0.0438, FP32 0.0425: +3.06 % (95 % +2.35 % to +3.76 %), significant"
     assert plain(scores.lines([score("mAP", 0.5, 0.5, (-0.01, 0.01))])) == [
         "mAP 50.00 %, FP32 50.00 %: 0.00 points (95 % -1.00 to +1.00), not significant"
     ]
@@ -87,8 +87,8 @@ def test_figures_are_written_as_their_unit_asks(value: float, unit: str, text: s
 @pytest.mark.parametrize(
     ("found", "said"),
     [
-        (labels(), ": 0.17 points of mAP lost (71.03 % on 800 images)."),
-        (values(), ": 3.1 % larger MAE (0.0438 on 800 images)."),
+        (labels(), " and loses 0.17 points of mAP (71.03 % on 800 images)."),
+        (values(), "; its MAE grows by 3.06 % (0.0438 on 800 images)."),
         (vectors(), "; its cosine is 0.99813 on 800 images."),
     ],
 )
