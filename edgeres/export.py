@@ -103,7 +103,7 @@ def export(
             raise UsageError(str(error)) from None
     names = tuple(classes) or (loaded.classes if task != "embedding" else ())
     if names and len(names) != outputs:
-        raise UsageError(f"{len(names)} class names were given, {weights} has {outputs} classes; give one name each.")
+        raise UsageError(f"{len(names)} class names were given, {weights} has {outputs} outputs; give one name each.")
     info = ModelInfo(name, wanted, outputs, names, task)
     output = "embedding" if task == "embedding" else OUTPUT
     photos = images or open_images(SAMPLES)

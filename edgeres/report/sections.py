@@ -52,13 +52,13 @@ def speed_and_accuracy(rows: Sequence[Row]) -> str:
         return ""
     counted = " or ".join(str(count) for count in images)
     absent = words.several(row for row in rows if not pareto.shown(row))
-    sure = "all engines see the same images, so differences between them are surer than the whiskers suggest."
+    sure = "; all engines see the same images, so differences between them are surer than the whiskers suggest."
     if any(row.headline for row in rows):
-        sure = "that of an engine beside FP32 is of its difference to FP32, image by image."
+        sure = ": of FP32's figure, and of what other engines differ from it, image by image."
     return (
         f"<figure>{pareto.pareto(rows, 1040, 420)}{pareto.pareto(rows, 360, 400)}"
         "<figcaption>Up and to the left is better; the line joins those that no other beats in both. Whiskers are 95 % "
-        f"intervals on {counted} images; {sure}"
+        f"intervals on {counted} images{sure}"
         f"{escape(f' Not in the picture, for want of a figure: {absent}.') if absent else ''}"
         "</figcaption></figure>"
     )

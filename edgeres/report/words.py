@@ -55,7 +55,8 @@ def _change(score: Score) -> tuple[str, str]:
     if score.unit == "share":
         return points(abs(changed)), f"points of {score.name} {'gained' if changed > 0 else 'lost'}"
     unit = scores.symbol(score.unit) or " %"
-    return f"{points(abs(changed))}{unit}", f"{'smaller' if changed < 0 else 'larger'} {score.name}"
+    what = "smaller" if changed < 0 else "larger" if changed > 0 else "change of"
+    return f"{points(abs(changed))}{unit}", f"{what} {score.name}"
 
 
 def _kept(score: Score) -> str:
