@@ -26,7 +26,7 @@ def write(value: float, unit: str) -> str:
     """A share in percent, without the sign; a cosine to its fifth decimal."""
     if unit == "share":
         return points(100 * value)
-    text = f"{value:.1f}" if unit == "dB" else f"{value:.5f}".rstrip("0") if 0.9 < value < 1 else f"{value:.4g}"
+    text = f"{value:.1f}" if unit == "dB" else f"{round(value, 5):.5g}" if 0.9 < value < 1 else f"{value:.4g}"
     return text.replace("-", MINUS)
 
 
