@@ -107,7 +107,7 @@ def _changes(old: list[Row], new: list[Row]) -> Iterator[Change]:
     before, after = ({row.name: row for row in found} for found in (old, new))
     columns = scores.columns([*old, *new])
     for name in dict.fromkeys([*before, *after]):
-        for metric in (*METRICS, *scores.names([*old, *new])):
+        for metric in dict.fromkeys([*METRICS, *scores.names([*old, *new])]):
             column = columns[metric]
             was, now = (column.text(found[name]) if name in found else NOTHING for found in (before, after))
             if was != now:

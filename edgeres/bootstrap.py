@@ -4,8 +4,8 @@ how sure a figure of images is.
 Timings are resampled by a hierarchical bootstrap: processes are drawn with replacement, and within each of them
 circular blocks of neighbouring calls (Politis and Romano, 1992, "A circular block-resampling procedure for stationary
 data"). Few processes make it too narrow twice: their spread is underestimated by k / (k - 1), and its tails are
-Student's, not normal. Both are mended by stretching the interval about the estimate, on a logarithmic scale (Hesterberg,
-2015, "What Teachers Should Know About the Bootstrap", section 5.3).
+Student's, not normal. Both are mended by stretching the interval about the estimate, on a logarithmic scale
+(Hesterberg, 2015, "What Teachers Should Know About the Bootstrap", section 5.3).
 """
 
 import math

@@ -112,7 +112,7 @@ def export(
         )
     names = tuple(classes) or (config.classes if task not in ("embedding", "features") else ())
     if names and len(names) != outputs:
-        raise UsageError(f"{len(names)} class names were given, {weights} has {outputs} classes; give one name each.")
+        raise UsageError(f"{len(names)} class names were given, {weights} has {outputs} outputs; give one name each.")
     info = ModelInfo(name, wanted, outputs, names, task)
     photos = images or open_images(SAMPLES)
 

@@ -268,7 +268,11 @@ def _scored(
 ) -> _Found:
     if ours is None or theirs is None or not ours.same_images(theirs):
         what = ours.name if ours else "it"
-        return Outcome.INCONCLUSIVE, None, f"{what} was found on other images than the baseline's; evaluate on the same."
+        return (
+            Outcome.INCONCLUSIVE,
+            None,
+            f"{what} was found on other images than the baseline's; evaluate on the same.",
+        )
     if ours.higher_is_better:
         loss, beyond, words = _drop(ours.name, new, old, limit)
     else:

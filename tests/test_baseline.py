@@ -6,6 +6,7 @@ from report.example import accuracy, cell, flip, latency, report, solar
 from edgeres import baseline, gate
 from edgeres import report as reports
 from edgeres.errors import EdgeresError
+from edgeres.schema import Score
 
 RULES = {"top1_drop": 0.3, "size": "2%", "latency_p50": "5%"}
 
@@ -97,3 +98,16 @@ def test_what_judges_nothing_is_no_baseline(flaw, said, tmp_path):
 def test_without_a_rule_nothing_need_be_there(tmp_path):
     unsteady = one(latency=latency(2.0, stable=False), accuracy=None).model_copy(update={"rules": {}})
     assert baseline.changes(unsteady, tmp_path / "a.json")
+
+
+def test_a_score_that_changes_is_told_once(tmp_path):
+    def told(agreement, drop):
+        given = {"images": 9, "dataset": "d", "unit": "share"}
+        found = [Score(name="mAP", value=0.5 - drop, reference=0.5, **given)]
+        return report([cell("a:b", "int8", scores=[*found, Score(name="agreement", value=agreement, **given)])])
+
+    baseline.write(told(0.99, 0.0123456789), tmp_path / "b.json")
+    assert baseline.changes(told(0.98, 0.0123456789), tmp_path / "b.json") == [
+        ("a:b int8", "agreement %", "99.00", "98.00")
+    ]
+    assert reports.load(tmp_path / "b.json").cells[0].scores[0].value == pytest.approx(0.4876543211, abs=1e-12)

@@ -20,6 +20,7 @@ from safetensors.torch import save_file  # noqa: E402
 
 from edgeres import export as step  # noqa: E402
 from edgeres import onnx_io, store  # noqa: E402
+from edgeres.cli import main  # noqa: E402
 from edgeres.data import batches, open_images  # noqa: E402
 from edgeres.errors import InputError, MissingRuntime, ParityError, UsageError  # noqa: E402
 from edgeres.export import export  # noqa: E402
@@ -183,6 +184,33 @@ def test_another_process_writes_the_same_bytes(exported: Path, checkpoint: Path,
     assert again.read_bytes() == exported.read_bytes()
 
 
+def test_an_embedding_is_the_pooled_features(checkpoint: Path, tmp_path: Path) -> None:
+    made = export(checkpoint, tmp_path / "x.onnx", task="embedding")
+    _, model = load(ARCH, read(checkpoint))
+    pooled: list[Any] = []
+    model.avgpool.register_forward_hook(lambda _, __, output: pooled.append(output.flatten(1).numpy()))
+    given = images(3)
+    with torch.inference_mode():
+        model(torch.from_numpy(given))
+    (found,) = session(made.path).run(["embedding"], {"input": given})
+    np.testing.assert_allclose(found, pooled[0], atol=1e-5)
+    assert not any(tensor.name.startswith("fc.") for tensor in onnx.load(made.path).graph.initializer)
+    info = onnx_io.info(made.path)
+    assert (info.task, info.outputs, info.classes) == ("embedding", 64, ())
+    assert made.sidecar.results["agreement"] is None
+
+
+@pytest.mark.parametrize("task", ["multi-label", "regression"])
+def test_the_task_is_stored_and_no_top1_is_spoken_of(
+    task: Any, checkpoint: Path, tmp_path: Path, quick: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", "-w", str(checkpoint), "-o", str(tmp_path / "x.onnx"), "--task", task]) == 0
+    said = capsys.readouterr().out
+    assert f"10 {'labels' if task == 'multi-label' else 'values'}" in said
+    assert "top-1" not in said
+    assert onnx_io.info(tmp_path / "x.onnx").task == task
+
+
 def test_an_export_is_made_again_only_where_something_changed(checkpoint: Path, tmp_path: Path, quick: Any) -> None:
     out = tmp_path / "model.onnx"
     assert export(checkpoint, out, ARCH).made
@@ -257,7 +285,9 @@ def test_a_network_whose_logits_are_all_zero_is_no_division_by_zero(exported: Pa
         ({"arch": "resnet19"}, "no architecture 'resnet19'"),
         ({"opset": 12}, "opset 12 is not supported; choose from 13"),
         ({"opset": 22}, "opset 22 is not supported"),
-        ({"classes": ["cat", "dog"]}, "2 class names were given, .* has 10 classes"),
+        ({"classes": ["cat", "dog"]}, "2 class names were given, .* has 10 outputs"),
+        ({"task": "captions"}, "no task 'captions'; there are classification, multi-label"),
+        ({"task": "embedding", "classes": ["cat"]}, "1 class names were given, .* has 64 outputs"),
         ({"preprocess": {"interpolation": "cubic"}}, "the preprocessing asked for: there is no interpolation 'cubic'"),
         ({"preprocess": {"mean": [0, 0]}}, "the preprocessing asked for: mean and std take three numbers"),
         ({"preprocess": {"size": 32}}, "unknown key 'size'"),

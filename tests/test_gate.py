@@ -9,7 +9,7 @@ from report.example import accuracy, built, cell, latency, machine, report, sola
 from edgeres import gate
 from edgeres.errors import UsageError
 from edgeres.gate import Outcome, Verdict
-from edgeres.schema import McNemar
+from edgeres.schema import McNemar, Score
 
 PASSED, REGRESSED, INCONCLUSIVE = Outcome.PASSED, Outcome.REGRESSED, Outcome.INCONCLUSIVE
 ALL = {
@@ -283,3 +283,62 @@ def test_the_same_engine_measured_twice_is_not_a_regression(shift):
 def test_a_slowdown_is_caught_and_more_of_it_in_more_processes():
     assert outcomes(1.1, 100, 0.01).count(REGRESSED) > 95
     assert outcomes(1.05, 100, 0.01, processes=10).count(REGRESSED) > 95
+
+
+def told(name, value, reference=None, interval=None, **given):
+    """A report of one INT8 cell that is told by a score."""
+    values = {"name": name, "value": value, "reference": reference, "interval": interval, "images": 500} | given
+    return report([cell("a:b", "int8", scores=[Score(dataset="d", **values)])])
+
+
+def share(name, value, reference=None, interval=(-0.02, -0.01)):
+    return told(name, value, reference, interval, unit="share")
+
+
+def error(value, interval=(0.1, 0.2), **given):
+    return told("MAE", value, 2.0, interval, higher_is_better=False, **given)
+
+
+@pytest.mark.parametrize(
+    ("rule", "limit", "good", "bad", "measured", "said"),
+    [
+        ("map_drop", 0.3, share("mAP", 0.9, 0.9), share("mAP", 0.89, 0.9), 1.0, "mAP lost 1.00 points, more than 0.3"),
+        ("mae_rise", "1%", error(2.0), error(2.1), 5.0, "MAE grew by 5.0 %, more than 1 % (2 to 2.1)"),
+        ("cosine", 0.99, told("cosine", 0.9901), told("cosine", 0.9899), 0.9899, "cosine to FP32 of 0.98990, below"),
+        ("recall_at_1", 0.95, share("recall@1", 0.95), share("recall@1", 0.9), 0.9, "for 90.00%, below 95.00%"),
+        ("agreement", 0.95, share("agreement", 0.95), share("agreement", 0.9), 0.9, "agrees with FP32 on 90.00%"),
+    ],
+)
+def test_each_task_has_its_rules(rule, limit, good, bad, measured, said):
+    assert judged(good, good, **{rule: limit}).outcome is PASSED
+    assert judged(bad, good, **{rule: limit}).outcome is REGRESSED
+    assert judged(bad, good, **{rule: limit}).measured == pytest.approx(measured)
+    assert said in judged(bad, good, **{rule: limit}).sentence
+    assert judged(good, bad, **{rule: limit}).outcome is PASSED
+    assert gate.overall(gate.compare(solar(), solar(), {rule: limit})) is (
+        PASSED if rule == "agreement" else INCONCLUSIVE
+    )
+
+
+@pytest.mark.parametrize(
+    ("made", "baseline", "rule"),
+    [
+        (share("mAP", 0.89, 0.9, (-0.02, 0.001)), share("mAP", 0.9, 0.9), {"map_drop": 0.3}),
+        (error(2.1, (-0.01, 0.2)), error(2.0), {"mae_rise": "1%"}),
+    ],
+)
+def test_a_score_that_is_not_surely_worse_than_fp32_is_inconclusive(made, baseline, rule):
+    assert judged(made, baseline, **rule).outcome is INCONCLUSIVE
+    assert "not surely worse than FP32" in judged(made, baseline, **rule).sentence
+    other = made.model_copy(update={"model": made.model.model_copy(update={"digest": "0" * 64})})
+    assert judged(other, baseline, **rule).outcome is REGRESSED, "another network: FP32 itself may be worse"
+
+
+def test_scores_of_other_images_or_another_task_say_nothing():
+    assert judged(error(2.1, images=400), error(2.0), mae_rise="1%").outcome is INCONCLUSIVE
+    other = error(2.0)
+    other = other.model_copy(update={"model": other.model.model_copy(update={"task": "regression"})})
+    assert (
+        "the model is for classification, the baseline's for regression"
+        in judged(error(2.1), other, mae_rise="1%").sentence
+    )

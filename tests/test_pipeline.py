@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from edgeres import evaluate, explain, pipeline, store
+from edgeres import evaluate, explain, gate, pipeline, store
 from edgeres import measure as measuring
 from edgeres.data import open_images
 from edgeres.errors import BuildError, EdgeresError, InputError, UsageError
@@ -132,6 +132,20 @@ def lasting(report: Report) -> dict[str, Any]:
         if cell["accuracy"]:
             del cell["accuracy"]["images_per_second"]
     return content
+
+
+def test_several_labels_an_image_have_scores_and_rules_of_their_own(recipe: Recipe, tmp_path: Path) -> None:
+    path = recipe(tmp_path / "labels.toml", targets="['onnxruntime:cpu']", more="[check]\nmap_drop = 100")
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("[model]", "[model]\ntask = 'multi-label'"), encoding="utf-8"
+    )
+    found = pipeline.run(path, tmp_path / "run")
+    exact, int8 = found.cells
+    assert (found.model.task, exact.accuracy, int8.accuracy) == ("multi-label", None, None)
+    assert [score.name for score in exact.scores] == ["mAP"]
+    assert [score.name for score in int8.scores] == ["mAP", "agreement", "exact agreement"]
+    assert int8.scores[0].reference == exact.scores[0].value
+    assert gate.overall(gate.compare(found, found, found.rules)) is gate.Outcome.PASSED
 
 
 def test_the_report_holds_a_measured_cell_for_each_target_and_precision(finished: tuple[Path, Report]) -> None:

@@ -155,8 +155,8 @@ def evaluate(
     if predicted.task != "classification":
         figures, rate = step.scores(predicted, against), predicted.images_per_second
         head = f"{engine} on {target}, {len(chosen)} images, {rate:.1f} images/s"
-        values = {"images_per_second": rate, "scores": [figure.model_dump() for figure in figures]}
-        show("\n".join([head, *scores.lines(figures)]), values, as_json)
+        told = {"images_per_second": rate, "scores": [figure.model_dump() for figure in figures]}
+        show("\n".join([head, *scores.lines(figures)]), told, as_json)
         return
     found, exact = step.accuracy(predicted, against), step.accuracy(against) if against else None
     notes = [step.GUESSES] if step.guesses(against or predicted) else []
@@ -197,5 +197,5 @@ def _same_network(reference: Path, engine: Path) -> None:
     one, other = onnx_io.info(reference), onnx_io.info(engine)
     if replace(one, arch="") != replace(other, arch=""):
         raise UsageError(
-            f"{reference} has another task, other classes or preprocessing than {engine}; give the FP32 file of the same."
+            f"{reference} has another task, classes or preprocessing than {engine}; give the FP32 file of the same."
         )

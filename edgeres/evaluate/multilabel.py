@@ -19,7 +19,7 @@ def scores(found: Predictions, reference: Predictions | None) -> list[Score]:
     made = [score("mAP", found, count, now, before, unit="share")]
     if reference:
         same = (found.outputs > 0) == (reference.outputs > 0)
-        made.append(score("label agreement", found, count, mean(same.mean(1)), unit="share"))
+        made.append(score("agreement", found, count, mean(same.mean(1)), unit="share"))
         made.append(score("exact agreement", found, count, mean(same.all(1)), unit="share"))
     return made
 

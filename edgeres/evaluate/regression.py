@@ -13,14 +13,15 @@ def scores(found: Predictions, reference: Predictions | None) -> list[Score]:
     count = len(found.outputs)
     spread = found.labels.astype(np.float64).std(0)
     varied = spread > 0
-    figures = [("MAE", _absolute, False), ("RMSE", _squared, False)] + [("R²", _determination, True)] * varied.any()
+    figures = [("MAE", _absolute, False), ("RMSE", _squared, False)]
+    figures += [("R²", _determination, True)] if varied.any() else []
     made = [
         score(name, found, count, of(found), of(reference) if reference else None, higher_is_better=higher)
         for name, of, higher in figures
     ]
     if reference and varied.any():
         apart = np.abs(found.outputs - reference.outputs)[:, varied] / spread[varied]
-        name, of = "difference to FP32", mean(apart.mean(1))
+        name, of = "deviation", mean(apart.mean(1))
         made.append(score(name, found, count, of, unit="share", higher_is_better=False))
     return made
 

@@ -169,17 +169,16 @@ class Graph:
         """The role of every tensor that a scheme may quantize, in the order of the graph.
 
         A tensor between a convolution or a sum and its ReLU has none: the pair is one operation in every runtime. Nor
-        has one that is made and read by operators that compute in float everywhere, or an output that no convolution
-        gives.
+        has one that is made and read by operators that compute in float everywhere, or what becomes an output without
+        being computed with, unless a convolution gives it.
         """
         roles = {self.image: Role.INPUT}
-        outputs = {value.name for value in self.model.graph.output}
         for node in self.model.graph.node:
             for name in node.output:
                 takers = self.consumers.get(name, [])
                 if name == self.image or name in self._before:
                     continue
-                if name in outputs and not takers:
+                if self._leaves(name):
                     if self._layer(node).op_type == "Conv":
                         roles[name] = Role.OUTPUT
                     continue
@@ -188,6 +187,13 @@ class Graph:
                 if any(one.op_type in COMPUTING for one in (node, *takers)):
                     roles[name] = self._role(name, node, takers)
         return roles
+
+    def _leaves(self, tensor: str) -> bool:
+        """Whether a tensor becomes an output, and nothing else, moved at most."""
+        takers = self.consumers.get(tensor, [])
+        if not takers:
+            return any(tensor == value.name for value in self.model.graph.output)
+        return all(taker.op_type in FOLLOWING and all(map(self._leaves, taker.output)) for taker in takers)
 
     @cached_property
     def image(self) -> str:

@@ -52,9 +52,9 @@ def within(
     Layers are ranked by the error that each alone gives to the logits; the shortest part of the ranking that keeps
     the bound stays in float, and of it what is not needed goes back to INT8, the most expensive first. Everything is
     measured in exact arithmetic (`simulate`). `folder` gets the file with all layers in INT8, `int8.onnx`, and the
-    candidates. Raises what `quantize` raises, UsageError for a scheme without INT8, a model that is no classifier and where validation images were
-    calibrated on, EdgeresError where the bound is not held even with all layers in float: residual sums and their
-    summands stay in INT8.
+    candidates. Raises what `quantize` raises, UsageError for a scheme without INT8, for a model that is no classifier
+    and where validation images were calibrated on, EdgeresError where the bound is not held even with all layers in
+    float: residual sums and their summands stay in INT8.
     """
     store.distinct(out, model)
     find_options(method, level)
@@ -66,7 +66,7 @@ def within(
     info = onnx_io.description(loaded, model)
     if info.task != "classification":
         raise UsageError(
-            f"{model} is for {info.task}, which has no top-1 to keep; leave --max-drop out, `edgeres eval` tells the loss."
+            f"{model} is for {info.task} and has no top-1 to keep; leave --max-drop out, `edgeres eval` tells the loss."
         )
     labels = validation.indices(info.classes, info.outputs)
     graph = Graph.of(loaded, model)

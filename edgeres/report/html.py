@@ -44,7 +44,9 @@ def render(report: Report) -> str:
         style=style,
         script=script,
         name=escape(report.name),
-        summary=escape(f"{report.model.arch}, {outputs(report.model.task, report.model.classes)}, on {report.machine.cpu}"),
+        summary=escape(
+            f"{report.model.arch}, {outputs(report.model.task, report.model.classes)}, on {report.machine.cpu}"
+        ),
         created=escape(report.created),
         moment=escape(words.moment(report)),
         verdict=_section("Verdict", _verdict(report, rows)),

@@ -82,11 +82,15 @@ def _cells(report: Report, keys: Sequence[str]) -> str:
 
 
 def _scores(report: Report) -> str:
-    found = scores.details(table.rows(report))
     body = [
-        [code(row.target), str(row.precision), escape(f"{score.name}{scores.symbol(score.unit)}"), *map(escape, texts)]
-        + [str(score.images)]
-        for row, score, texts in found
+        [
+            code(row.target),
+            str(row.precision),
+            escape(f"{score.name}{scores.symbol(score.unit)}"),
+            *map(escape, texts),
+            str(score.images),
+        ]
+        for row, score, texts in scores.details(table.rows(report))
     ]
     return _grid(scores.DETAILS, body, numbers=5) if body else ""
 

@@ -1,10 +1,10 @@
-"""The scores of tasks other than classification: in sentences, as columns of the tables, and each in a line of its own."""
+"""The scores of tasks other than classification: in sentences, as columns of tables, and each in a line of its own."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from edgeres.figures import MINUS, points
-from edgeres.report.table import COLUMNS, NOTHING, SPEED, TO, TOP1, Column, Interval, Row
+from edgeres.report.table import COLUMNS, NOTHING, SPEED, TOP1, Column, Row
 from edgeres.schema import Score
 
 MEANINGS = {
@@ -26,7 +26,7 @@ def write(value: float, unit: str) -> str:
     """A share in percent, without the sign; a cosine to its fifth decimal."""
     if unit == "share":
         return points(100 * value)
-    text = f"{value:.1f}" if unit == "dB" else f"{value:.5f}".rstrip("0") if 0.9 < value < 1 else f"{value:.4g}"
+    text = f"{value:.1f}" if unit == "dB" else f"{round(value, 5):.5g}" if 0.9 < value < 1 else f"{value:.4g}"
     return text.replace("-", MINUS)
 
 
@@ -35,15 +35,23 @@ def symbol(unit: str) -> str:
     return {"share": " %", "dB": " dB"}.get(unit, "")
 
 
-def difference(score: Score) -> float | None:
-    """By how much a score is above FP32's; None where it has no reference."""
-    return None if score.reference is None else score.value - score.reference
+def change(score: Score) -> float | None:
+    """How far a score is above FP32's: of shares in points, of dB in dB, else in percent of FP32's; None where it has
+    no reference."""
+    return None if score.reference is None else _told(score, score.value - score.reference)
 
 
-def signed(value: float, unit: str) -> str:
-    """A difference; of shares in points."""
-    text = write(value, unit)
-    return f"+{text}" if value > 0 and re.search("[1-9]", text) else text
+def _told(score: Score, difference: float) -> float:
+    if score.unit == "dB":
+        return difference
+    return 100 * difference / (1.0 if score.unit == "share" else abs(score.reference or 1.0))
+
+
+def signed(score: Score, changed: float) -> str:
+    """What `change` gives, as text."""
+    text = f"{changed:.1f}".replace("-", MINUS) if score.unit == "dB" else points(changed)
+    sign = "+" if changed > 0 and re.search("[1-9]", text) else ""
+    return f"{sign}{text}" + ("" if score.unit else " %")
 
 
 def surely(score: Score) -> bool:
@@ -57,22 +65,23 @@ def lines(scores: Sequence[Score]) -> list[str]:
 
 
 def _line(score: Score) -> str:
-    unit = symbol(score.unit)
+    unit, changed = symbol(score.unit), change(score)
     text = f"{score.name} {write(score.value, score.unit)}{unit}"
-    off = difference(score)
-    if off is None or score.reference is None:
-        between = _range(score.interval, lambda value: write(value, score.unit))
-        return text + (f" (95 % {between})" if score.interval else "")
-    between = _range(score.interval, lambda value: signed(value, score.unit))
-    text += f", FP32 {write(score.reference, score.unit)}{unit}: {signed(off, score.unit)}"
-    text += " points" if score.unit == "share" else unit
+    sure = f" (95 % {between(score)})" if score.interval else ""
+    if changed is None or score.reference is None:
+        return text + sure
+    text += f", FP32 {write(score.reference, score.unit)}{unit}: {signed(score, changed)}"
+    text += {"share": " points", "dB": " dB"}.get(score.unit, "")
+    return f"{text}{sure}, {'significant' if surely(score) else 'not significant'}" if sure else text
+
+
+def between(score: Score) -> str:
+    """The interval of a score's difference to FP32, or of its value where nothing is compared."""
     if score.interval is None:
-        return text
-    return f"{text} (95 % {between}), {'significant' if surely(score) else 'not significant'}"
-
-
-def _range(interval: Interval | None, write: Callable[[float], str]) -> str:
-    return " to ".join(map(write, interval)) if interval else NOTHING
+        return NOTHING
+    if score.reference is None:
+        return " to ".join(write(side, score.unit) for side in score.interval)
+    return " to ".join(signed(score, _told(score, side)) for side in score.interval)
 
 
 def names(rows: Iterable[Row]) -> list[str]:
@@ -90,24 +99,26 @@ def columns(rows: Sequence[Row]) -> Mapping[str, Column]:
     made, named = dict(COLUMNS), names(rows)
     for name in named:
         unit = next(score.unit for row in rows if (score := find(row, name)))
-        made[name] = _column(f"{name}{symbol(unit)}", name, lambda score: score.value, write)
+        made[name] = _column(f"{name}{symbol(unit)}", name, _value, lambda score, _: write(score.value, score.unit))
     if named:
-        made["change"] = _column("change", named[0], difference, signed)
+        made["change"] = _column("change", named[0], change, signed)
     return made
 
 
+def _value(score: Score) -> float:
+    return score.value * (100 if score.unit == "share" else 1)
+
+
 def _column(
-    heading: str, name: str, of: Callable[[Score], float | None], written: Callable[[float, str], str]
+    heading: str, name: str, of: Callable[[Score], float | None], written: Callable[[Score, float], str]
 ) -> Column:
     def value(row: Row) -> float | None:
         score = find(row, name)
-        found = of(score) if score else None
-        return None if score is None or found is None else found * (100 if score.unit == "share" else 1)
+        return of(score) if score else None
 
     def whole(row: Row) -> str:
-        score = find(row, name)
-        found = of(score) if score else None
-        return NOTHING if score is None or found is None else written(found, score.unit)
+        score, found = find(row, name), value(row)
+        return NOTHING if score is None or found is None else written(score, found)
 
     return Column(heading, value, whole=whole, relative=True)
 
@@ -120,7 +131,7 @@ def keys(rows: Sequence[Row], wanted: Sequence[str]) -> list[str]:
         return list(wanted)
     alone = {score.name for row in rows for score in row.cell.scores if row.is_reference or score.reference is not None}
     compared = next((name for name in named[1:] if name not in alone), "")
-    changed = any(difference(score) is not None for row in rows if (score := find(row, named[0])))
+    changed = any(change(score) is not None for row in rows if (score := find(row, named[0])))
     shown = {"headline": named[0], "change": "change" if changed else "", "beside FP32": compared}
     found = [shown.get(REPLACED[key], "") if key in REPLACED else key for key in wanted]
     return list(dict.fromkeys(filter(None, found)))
@@ -133,15 +144,20 @@ DETAILS = ("target", "precision", "score", "value", "FP32", "change", "95 % inte
 def details(rows: Sequence[Row]) -> list[tuple[Row, Score, tuple[str, str, str, str]]]:
     """Every score of every cell, and as texts its value, FP32's, the change and the interval of that, or of the value
     where nothing is compared."""
-    found = []
-    for row in rows:
-        for score in row.cell.scores:
-            off, unit = difference(score), score.unit
-            between = _range(score.interval, lambda side: write(side, unit) if off is None else signed(side, unit))
-            against = NOTHING if score.reference is None else write(score.reference, unit)
-            change = NOTHING if off is None else signed(off, unit)
-            found.append((row, score, (write(score.value, unit), against, change, between.replace(" to ", TO))))
-    return found
+    return [
+        (
+            row,
+            score,
+            (
+                write(score.value, score.unit),
+                NOTHING if score.reference is None else write(score.reference, score.unit),
+                NOTHING if (changed := change(score)) is None else signed(score, changed),
+                between(score),
+            ),
+        )
+        for row in rows
+        for score in row.cell.scores
+    ]
 
 
 def legend(rows: Sequence[Row]) -> str:
@@ -150,4 +166,6 @@ def legend(rows: Sequence[Row]) -> str:
     if not named:
         return f"{SPEED} {TOP1}"
     said = [MEANINGS[name] for name in named if name in MEANINGS]
-    return " ".join([SPEED, *said, "Change: against FP32 on the same images; of shares in points."])
+    return " ".join(
+        [SPEED, *said, "Change: against FP32 on the same images; of shares in points, of errors in percent."]
+    )

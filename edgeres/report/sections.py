@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 from edgeres.figures import MINUS, MISSING, number, points
-from edgeres.report import pareto, scores, svg, table, words
+from edgeres.report import pareto, scores, svg, words
 from edgeres.report.grid import Entry, entries, folded, grid, precision, ranked
 from edgeres.report.table import Row, decibel
 from edgeres.schema import Flip, LayerError, LayerPrecision, Report, Score
@@ -52,13 +52,13 @@ def speed_and_accuracy(rows: Sequence[Row]) -> str:
         return ""
     counted = " or ".join(str(count) for count in images)
     absent = words.several(row for row in rows if not pareto.shown(row))
-    sure = "all engines see the same images, so differences between them are surer than the whiskers suggest."
+    sure = "; all engines see the same images, so differences between them are surer than the whiskers suggest."
     if any(row.headline for row in rows):
-        sure = "that of an engine beside FP32 is of its difference to FP32, image by image."
+        sure = ": of FP32's figure, and of what other engines differ from it, image by image."
     return (
         f"<figure>{pareto.pareto(rows, 1040, 420)}{pareto.pareto(rows, 360, 400)}"
         "<figcaption>Up and to the left is better; the line joins those that no other beats in both. Whiskers are 95 % "
-        f"intervals on {counted} images; {sure}"
+        f"intervals on {counted} images{sure}"
         f"{escape(f' Not in the picture, for want of a figure: {absent}.') if absent else ''}"
         "</figcaption></figure>"
     )
@@ -168,15 +168,15 @@ def _scores(rows: Sequence[Row]) -> str:
         for row, score, texts in scores.details(rows)
     ]
     legend = (
-        "Intervals are 95 %, bootstrap over the images, paired: of the change, or of the value where nothing is compared. "
-        "Where that of a change leaves out zero, it is no chance."
+        "Intervals are 95 %, bootstrap over the images, paired: of the change, or of the value where nothing is "
+        "compared. Where that of a change leaves out zero, it is no chance."
     )
     return f'{grid("Scores", scores.DETAILS, body)}<p class="legend">{prose(legend)}</p>'
 
 
 def _values(score: Score) -> list[float | None]:
     """What the texts of `scores.details` are sorted by."""
-    return [score.value, score.reference, scores.difference(score), score.interval[0] if score.interval else None]
+    return [score.value, score.reference, scores.change(score), score.interval[0] if score.interval else None]
 
 
 def _percent(share: float | None) -> float:
