@@ -216,6 +216,20 @@ class Graph:
         """The input of a residual sum that came the shorter way: through fewer convolutions since the last sum."""
         return str(min(reversed(add.input), key=self._convolutions))
 
+    def neighbours(self, tensor: str) -> Iterator[NodeProto]:
+        """The layers that read a tensor, and those that it comes from, seen through what is no layer and one sum."""
+        yield from filter(self.is_layer, self.consumers.get(tensor, []))
+        waiting, sums = [tensor], 0
+        while waiting:
+            node = self.producers.get(waiting.pop())
+            if node is None:
+                continue
+            if self.is_layer(node):
+                yield node
+            elif not self.is_sum(node) or not sums:
+                sums += self.is_sum(node)
+                waiting += node.input
+
     def _convolutions(self, tensor: str) -> int:
         count, node = 0, self.producers.get(tensor)
         while node is not None and not self.is_sum(node):
