@@ -61,8 +61,6 @@ def export(
     MissingRuntime without torch.
     """
     try:
-        import torch
-
         from edgeres.models import checkpoint, tracing
         from edgeres.models.resnet import ARCHITECTURES
     except ImportError as error:
@@ -89,8 +87,8 @@ def export(
     photos = images or open_images(SAMPLES)
 
     def write(path: Path) -> Mapping[str, Any]:
-        example = torch.zeros(batch or 2, 3, info.preprocess.crop, info.preprocess.crop)
-        made = canonical(tracing.trace(model, example, batch is None), opset)
+        shape = (batch or 1, 3, info.preprocess.crop, info.preprocess.crop)
+        made = canonical(tracing.trace(model, shape, batch is None), opset)
         onnx_io.describe(made, info)
         onnx_io.save(made, path)
         return asdict(prove(path, model, photos, info.preprocess, batch))
