@@ -117,8 +117,8 @@ def export(
     photos = images or open_images(SAMPLES)
 
     def write(path: Path) -> Mapping[str, Any]:
-        example = torch.zeros(batch or 2, 3, info.preprocess.crop, info.preprocess.crop)
-        made = canonical(tracing.trace(model, example, batch is None), opset, ends)
+        shape = (batch or 1, 3, info.preprocess.crop, info.preprocess.crop)
+        made = canonical(tracing.trace(model, shape, batch is None), opset, ends)
         onnx_io.describe(made, info)
         onnx_io.save(made, path)
         parity = asdict(prove(path, model, photos, info.preprocess, batch))

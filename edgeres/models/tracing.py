@@ -77,33 +77,22 @@ class _Tracer(fx.Tracer):
         return isinstance(m, nn.Conv2d) or super().is_leaf_module(m, module_qualified_name)
 
 
-def trace(model: nn.Module, example: torch.Tensor, free: bool) -> onnx.ModelProto:
+def trace(model: nn.Module, shape: Sequence[int], free: bool) -> onnx.ModelProto:
     """The ONNX graph of a network in evaluation mode, each batch norm folded into the convolution before it
     (arXiv:1712.05877, section 3.2); initializers carry the parameters' names.
 
-    `example` (N, 3, H, W) fixes the input's shape, but for the batch where that is `free`. NotImplementedError where
-    the network has a module or function that the tables do not know.
+    `shape` (N, 3, H, W) is the input's, but for the batch where that is `free`. NotImplementedError where the network
+    has a module or function that the tables do not know.
     """
     writer = _Writer(model)
-    traced = _Tracer().trace(model)
-    for node in traced.nodes:
+    for node in _Tracer().trace(model).nodes:
         writer.write(node)
-    with torch.inference_mode():
-        outputs = model(example[:1])
-    batch = "batch" if free else len(example)
-    ends = zip(writer.ends, outputs if isinstance(outputs, Sequence) else [outputs], strict=True)
-    made = helper.make_graph(
-        writer.nodes,
-        "resnet",
-        [_value(writer.inputs[0], batch, example)],
-        [_value(name, batch, value) for name, value in ends],
-        [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in writer.constants.items()],
-    )
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)])
-
-
-def _value(name: str, batch: int | str, like: torch.Tensor) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [batch, *like.shape[1:]])
+    sides = ["batch" if free else shape[0], *shape[1:]]
+    image = helper.make_tensor_value_info(writer.inputs[0], onnx.TensorProto.FLOAT, sides)
+    made = helper.make_graph(writer.nodes, "network", [image], writer.outputs(image))
+    opsets = [helper.make_opsetid("", OPSET)]
+    made.initializer.extend(numpy_helper.from_array(np.ascontiguousarray(v), n) for n, v in writer.constants.items())
+    return helper.make_model(made, opset_imports=opsets)
 
 
 class _Writer:
@@ -133,6 +122,18 @@ class _Writer:
             self._function(node, FUNCTIONS[node.target])
         else:
             raise NotImplementedError(f"{node.op} {node.target}")
+
+    def outputs(self, image: onnx.ValueInfoProto) -> list[onnx.ValueInfoProto]:
+        """What the network gives, with its shapes: weights count by theirs alone, so that none is copied."""
+        kinds = {name: helper.np_dtype_to_tensor_dtype(array.dtype) for name, array in self.constants.items()}
+        floats = [name for name, kind in kinds.items() if kind == onnx.TensorProto.FLOAT]
+        given = [helper.make_tensor_value_info(name, kinds[name], self.constants[name].shape) for name in floats]
+        ends = [onnx.ValueInfoProto(name=name) for name in self.ends]
+        light = helper.make_graph(self.nodes, "network", [image, *given], ends)
+        others = self.constants.keys() - set(floats)
+        light.initializer.extend(numpy_helper.from_array(self.constants[name], name) for name in others)
+        model = helper.make_model(light, opset_imports=[helper.make_opsetid("", OPSET)])
+        return list(onnx.shape_inference.infer_shapes(model).graph.output)
 
     def _module(self, node: fx.Node, path: str) -> None:
         module = self.model.get_submodule(path)

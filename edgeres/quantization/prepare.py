@@ -5,7 +5,13 @@ the normalised image would round them a second time. Written back as levels (one
 folded into the first convolution's weights), every pixel is exact.
 
 Channels that differ by orders of magnitude are equalised: see `equalize`.
+
+A batch norm that follows no convolution, as in pre-activation networks, is a convolution of each channel alone. CPU
+runtimes compute that in INT8 together with its ReLU, but a batch norm in float, between a DequantizeLinear and a
+QuantizeLinear; TensorRT makes one kernel of those four, and would need another for the convolution.
 """
+
+from collections.abc import Collection
 
 import numpy as np
 import onnx
@@ -22,11 +28,38 @@ UNIT = 64
 """A power of two, by which division is exact; with it FP16 holds the weights that multiply the pixels."""
 
 
-def prepare(graph: Graph, scales: equalize.Scales, preprocess: Preprocess) -> Graph:
-    """The same function with its image in `LEVELS` and its channels divided by `scales`."""
+def prepare(graph: Graph, scales: equalize.Scales, preprocess: Preprocess, depthwise: bool = False) -> Graph:
+    """The same function with its image in `LEVELS` and its channels divided by `scales`; with `depthwise`, batch norms
+    are convolutions. Tensors keep their names, so that statistics hold for both spellings."""
     model = equalize.apply(graph, scales).model
+    if depthwise:
+        _depthwise(model, {name for name, shape in graph.shapes.items() if len(shape) == 4})
     _levels(model, preprocess)
     return Graph.of(model, graph.where)
+
+
+def _depthwise(model: onnx.ModelProto, maps: Collection[str]) -> None:
+    """In place; `maps` are the tensors with height and width."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if (
+            node.op_type != "BatchNormalization"
+            or node.input[0] not in maps
+            or not constants.keys() >= {*node.input[1:]}
+        ):
+            continue
+        gamma, beta, mean, variance = (
+            numpy_helper.to_array(constants[name]).astype(np.float64) for name in node.input[1:]
+        )
+        epsilon = next((attribute.f for attribute in node.attribute if attribute.name == "epsilon"), 1e-5)
+        scale = gamma / np.sqrt(variance + epsilon)
+        made = {"scale": scale.reshape(-1, 1, 1, 1), "shift": beta - mean * scale}
+        made = {f"{node.name}.{key}": values.astype(np.float32) for key, values in made.items()}
+        model.graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in made.items())
+        convolution = helper.make_node(
+            "Conv", [node.input[0], *made], node.output, node.name, group=len(scale), kernel_shape=[1, 1]
+        )
+        node.CopyFrom(convolution)
 
 
 def _levels(model: onnx.ModelProto, preprocess: Preprocess) -> None:

@@ -98,7 +98,7 @@ def quantize(
 
     def write(path: Path) -> Mapping[str, Any]:
         graph = Graph.of(onnx_io.load(model), model)
-        prepared = prepare(graph, calibration.scales, preprocess) if chosen.roles else graph
+        prepared = prepare(graph, calibration.scales, preprocess, not chosen.half) if chosen.roles else graph
         del graph
         onnx_io.release()
         quantizer = _Quantization(prepared, calibration.tensors, chosen, frozenset(keep), images, preprocess)
