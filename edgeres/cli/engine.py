@@ -144,9 +144,7 @@ def evaluate(
         if reference is None:
             raise UsageError("maps have no labels; give the FP32 file as --reference.")
         with progress().step(f"evaluate {engine.name}", len(chosen)) as advance:
-            figures = maps.compare(
-                engine, Target.parse(target), reference, chosen, threads=threads, progress=advance
-            )
+            figures = maps.compare(engine, Target.parse(target), reference, chosen, threads=threads, progress=advance)
         text = "\n".join([f"{engine} on {target}, {len(chosen)} images", *scores.lines(figures)])
         show(text, {"scores": [figure.model_dump() for figure in figures]}, as_json)
         return

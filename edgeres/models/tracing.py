@@ -124,9 +124,10 @@ class _Writer:
             raise NotImplementedError(f"{node.op} {node.target}")
 
     def outputs(self, image: onnx.ValueInfoProto) -> list[onnx.ValueInfoProto]:
-        """What the network gives, with its shapes: weights count by theirs alone, so that none is copied."""
+        """What the network gives, with its shapes: weights count by theirs alone, so that none is copied; vectors may say
+        how large a map becomes."""
         kinds = {name: helper.np_dtype_to_tensor_dtype(array.dtype) for name, array in self.constants.items()}
-        floats = [name for name, kind in kinds.items() if kind == onnx.TensorProto.FLOAT]
+        floats = [n for n, kind in kinds.items() if kind == onnx.TensorProto.FLOAT and self.constants[n].ndim > 1]
         given = [helper.make_tensor_value_info(name, kinds[name], self.constants[name].shape) for name in floats]
         ends = [onnx.ValueInfoProto(name=name) for name in self.ends]
         light = helper.make_graph(self.nodes, "network", [image, *given], ends)
