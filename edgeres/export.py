@@ -4,19 +4,21 @@ import copy
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeres import onnx_io, store
 from edgeres.canonical import INPUT, OUTPUT, canonical
-from edgeres.data import ImageSet, batches, open_images
-from edgeres.errors import InputError, MissingRuntime, ParityError, UsageError
+from edgeres.data import ImageSet, open_images
+from edgeres.errors import InputError, MissingRuntime, UsageError
 from edgeres.onnx_io import ModelInfo
+from edgeres.parity import SAMPLES, Parity, compare
 from edgeres.store import Artifact, Sidecar
 from edgeres.types import Preprocess
 
@@ -28,22 +30,9 @@ if TYPE_CHECKING:
 
 OPSET = 19
 """The first in which Q/DQ takes float16 scales, as INT8 beside FP16 on TensorRT needs."""
+FOREIGN = (".onnx", ".pt2")
 EXPORTED = 18
 """The opset that torch's exporter itself writes; others are converted from it."""
-TOLERANCE = 1e-4
-"""Largest difference of a logit, relative to the largest logit: float32 rounding over a thousand layers stays below."""
-SAMPLES = Path(__file__).parent / "images"
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How far ONNX Runtime's logits are from torch's: the largest difference, absolute and relative to the largest
-    logit, and the share of images with the same top-1."""
-
-    images: int
-    largest: float
-    relative: float
-    agreement: float
 
 
 def export(
@@ -59,7 +48,9 @@ def export(
 ) -> Artifact:
     """Write the ONNX file of a trained ResNet, batch norm folded, and prove it on real images.
 
-    The fields of `Parity` are the artifact's results.
+    A network that someone else exported (.onnx, .pt2) goes to `edgeres.foreign.export.export`.
+
+    The fields of `edgeres.parity.Parity` are the artifact's results.
 
     `arch` is a name of `edgeres.models.resnet.ARCHITECTURES`, None to recognise it; `batch` None leaves the batch
     dimension free; `preprocess` overrides fields of what is stored beside the weights or, where nothing is, of
@@ -70,6 +61,12 @@ def export(
     Raises UsageError, InputError for a checkpoint that does not fit, ParityError where ONNX Runtime and torch differ,
     MissingRuntime without torch.
     """
+    if weights.suffix in FOREIGN:
+        from edgeres.foreign.export import export as foreign
+
+        if arch is not None:
+            raise UsageError(f"{weights} has an architecture of its own; leave out --arch.")
+        return foreign(weights, out, opset=opset, batch=batch, preprocess=preprocess, classes=classes, images=images)
     try:
         import torch
 
@@ -178,25 +175,11 @@ def fold(model: "ResNet") -> "ResNet":
 def prove(
     exported: Path, model: "ResNet", images: ImageSet, preprocess: Preprocess, batch: int | None = None
 ) -> Parity:
-    """Compare ONNX Runtime's logits with torch's on images; ParityError where they differ by more than TOLERANCE."""
-    import onnxruntime
+    """Compare ONNX Runtime's logits with torch's on images; see `edgeres.parity.compare`."""
     import torch
 
-    session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
-    got, wanted = [], []
-    for part in batches(images, preprocess, batch or 8):
-        real = part.images
-        given = onnx_io.padded(real, batch or len(real))
-        got.append(session.run(None, {INPUT: given})[0][: len(real)])
+    def source(given: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            wanted.append(model(torch.from_numpy(real)).numpy())
-    logits, reference = np.concatenate(got), np.concatenate(wanted)
-    largest = float(np.abs(logits - reference).max())
-    relative = largest / float(np.abs(reference).max() or 1)
-    agreement = float((logits.argmax(1) == reference.argmax(1)).mean())
-    if not relative <= TOLERANCE:  # also where either is NaN
-        raise ParityError(
-            f"the exported network's logits differ from torch's by {relative:.2g} of the largest (allowed "
-            f"{TOLERANCE:g}) on {len(images)} images; try another --opset, and please report it."
-        )
-    return Parity(len(images), largest, relative, agreement)
+            return np.asarray(model(torch.from_numpy(given)).numpy())
+
+    return compare(exported, source, "torch", images, preprocess, batch)

@@ -8,7 +8,7 @@ or run does not stop the others: its cell says why.
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from edgeres.data import ImageSet, open_images
 from edgeres.errors import EdgeresError, InputError, MissingRuntime
 from edgeres.export import export
 from edgeres.measure import Subject, measure
+from edgeres.parity import Parity
 from edgeres.progress import Progress, Silent
 from edgeres.quantization import schemes
 from edgeres.quantization.calibrate import calibrate
@@ -96,7 +97,7 @@ class _Run:
     def _export(self) -> Artifact:
         model = self.recipe.model
         made = export(
-            model.weights,
+            model.source,
             self.fp32,
             model.arch,
             opset=model.opset,
@@ -104,7 +105,10 @@ class _Run:
             preprocess=model.preprocess,
             classes=model.classes,
         )
-        self._told(made, f"parity with torch: {made.sidecar.results['relative']:.1e} of the largest logit")
+        self._told(
+            made,
+            f"parity with {'the original' if model.onnx else 'torch'}: {made.sidecar.results['relative']:.1e} of the largest logit",
+        )
         return made
 
     def _calibrate(self, images: ImageSet) -> None:
@@ -262,5 +266,5 @@ class _Run:
 
 def _model(exported: Artifact) -> Model:
     info = onnx_io.info(exported.path)
-    parity = {name: float(value) for name, value in exported.sidecar.results.items()}
+    parity = {one.name: float(exported.sidecar.results[one.name]) for one in fields(Parity)}
     return Model(arch=info.arch, classes=info.outputs, digest=exported.sidecar.digest, parity=parity)

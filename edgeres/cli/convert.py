@@ -14,8 +14,9 @@ from edgeres.errors import UsageError
 @app.command()
 def export(
     weights: Annotated[
-        Path | None, typer.Option("--weights", "-w", help="Checkpoint: .pth, .pt, .safetensors.")
+        Path | None, typer.Option("--weights", "-w", help="Checkpoint: .pth, .pt, .safetensors, .pt2.")
     ] = None,
+    onnx: Annotated[Path | None, typer.Option(help="In its place an ONNX classifier from elsewhere.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The ONNX file to write.")] = None,
     arch: Annotated[str | None, typer.Option(help="Architecture. [default: recognised]")] = None,
     opset: Annotated[int, typer.Option(min=13, max=21, help="ONNX opset.")] = 19,
@@ -30,15 +31,18 @@ def export(
     listed: Annotated[bool, typer.Option("--list", help="List the architectures.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Turn a checkpoint into ONNX and prove it against torch."""
+    """Turn a checkpoint, or an ONNX classifier from elsewhere, into edgeres' ONNX and prove it against its source."""
     from edgeres import export as step
     from edgeres.data import open_images
 
     if listed:
         show("\n".join(step.architectures()), {"architectures": step.architectures()}, as_json)
         return
-    if weights is None or out is None:
-        raise UsageError("export needs --weights and --out; see `edgeres export --help`.")
+    source = weights or onnx
+    if source is None or out is None or (weights and onnx):
+        raise UsageError("export needs --weights or --onnx, and --out; see `edgeres export --help`.")
+    if onnx and onnx.suffix != ".onnx":
+        raise UsageError(f"{onnx} is not named .onnx; checkpoints are given with --weights.")
     given = {
         "crop": size,
         "resize": resize,
@@ -47,7 +51,7 @@ def export(
         "interpolation": interpolation,
     }
     made = step.export(
-        weights,
+        source,
         out,
         arch,
         opset=opset,
@@ -56,13 +60,15 @@ def export(
         classes=_lines(classes),
         images=open_images(data) if data else None,
     )
-    parity, model = made.sidecar.results, made.sidecar.parameters["model"]
+    parity, model = dict(made.sidecar.results), made.sidecar.parameters["model"]
+    notes = parity.pop("notes", [])
     text = (
         f"{out}: {model['arch']}, {model['outputs']} classes, opset {opset}{unchanged(made)}\n"
-        f"parity with torch on {parity['images']} images: largest difference {parity['largest']:.2g} "
-        f"({parity['relative']:.1e} of the largest logit), top-1 agreement {parity['agreement']:.0%}"
+        f"parity with {'the original' if source.suffix == '.onnx' else 'torch'} on {parity['images']} images: largest difference "
+        f"{parity['largest']:.2g} ({parity['relative']:.1e} of the largest logit), top-1 agreement {parity['agreement']:.0%}"
     )
-    show(text, {"out": str(out), **model, "parity": parity}, as_json)
+    text += "".join(f"\n{note}" for note in notes)
+    show(text, {"out": str(out), **model, "parity": parity, "notes": notes}, as_json)
 
 
 @app.command()
