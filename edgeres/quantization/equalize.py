@@ -9,12 +9,13 @@ activations gain, the weights behind them can lose.
 
 from collections import defaultdict
 from collections.abc import Mapping
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from edgeres.quantization.graph import WEIGHTED, Graph, rebuilt
+from edgeres.quantization.graph import Graph, rebuilt
 from edgeres.quantization.statistics import Statistics
 
 Scales = Mapping[str, NDArray[np.float32]]
@@ -35,7 +36,7 @@ def scales(graph: Graph, found: Statistics) -> Scales:
     for tensors in channels.clusters():
         ratios = channels.ratios(tensors, found)
         nodes = [node for t in tensors if t in found for node in graph.consumers.get(t, [])]
-        readers = [_Layer(graph, node, found) for node in nodes if node.op_type in WEIGHTED]
+        readers = [_Layer(graph, node, found) for node in nodes if graph.is_layer(node)]
         options = {strength: {t: ratio**strength for t, ratio in ratios.items()} for strength in STRENGTHS}
         noise = {strength: sum(reader.noise(option) for reader in readers) for strength, option in options.items()}
         best = min(noise, key=noise.__getitem__)
@@ -96,27 +97,36 @@ class _Layer:
 class _Channels:
     """Which channels of which tensors must share a scale: union-find over all channels of all tensors."""
 
-    HOMOGENEOUS = ("Relu", "MaxPool", "GlobalAveragePool", "Flatten", "Identity", "Slice", "Add", "Pad")
+    HOMOGENEOUS = (
+        *("Relu", "MaxPool", "AveragePool", "GlobalAveragePool", "Resize"),
+        *("Flatten", "Identity", "Slice", "Pad", "Add"),
+    )
 
     def __init__(self, graph: Graph) -> None:
         self.count = {name: shape[1] for name, shape in graph.shapes.items() if len(shape) > 1}
         starts = np.cumsum([0, *self.count.values()])
         self.start = dict(zip(self.count, starts.tolist(), strict=False))
         self.parent = list(range(int(starts[-1])))
-        self.fixed = {*self._range(graph.model.graph.input[0].name), *self._range(graph.model.graph.output[0].name)}
+        ends = [*graph.model.graph.input, *graph.model.graph.output]
+        self.fixed = {index for value in ends for index in self._range(value.name)}
+        layers = {layer.name for layer in graph.layers if not graph.shared(layer)}
         for node in graph.model.graph.node:
-            if node.op_type in WEIGHTED:
+            if node.name in layers:
                 continue
             given = [name for name in node.input if name in self.count]
-            pairs = [pair for name in given for pair in self._pairs(graph, node, name)]
-            if node.op_type not in self.HOMOGENEOUS or not pairs:
+            pairs = [self._pairs(graph, node, name) for name in given]
+            scales = node.op_type in self.HOMOGENEOUS and (node.op_type != "Add" or graph.is_sum(node))
+            if not (scales and given and all(pairs)):
                 self.fixed.update(index for name in [*given, *node.output] for index in self._range(name))
-            for one, other in pairs:
+                continue
+            for one, other in chain.from_iterable(pairs):
                 self._join(one, other)
         self.root = np.array([self._find(index) for index in range(len(self.parent))])
         self.free = ~np.isin(self.root, self.root[sorted(self.fixed)])
 
     def _range(self, name: str) -> range:
+        if name not in self.count:
+            return range(0)
         return range(self.start[name], self.start[name] + self.count[name])
 
     def _pairs(self, graph: Graph, node: NodeProto, name: str) -> list[tuple[int, int]]:
@@ -124,7 +134,7 @@ class _Channels:
         first = 0
         if node.op_type == "Pad":
             first = int(graph.weights[node.input[1]][1])
-        elif self.count[name] != self.count[node.output[0]]:
+        elif self.count[name] != self.count.get(node.output[0]):
             return []
         return list(zip(self._range(name), range(self.start[node.output[0]] + first, len(self.parent)), strict=False))
 

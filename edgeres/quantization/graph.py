@@ -14,9 +14,22 @@ from onnx import NodeProto, helper, numpy_helper
 from edgeres.errors import InputError
 
 WEIGHTED = ("Conv", "Gemm")
-FOLLOWING = ("MaxPool", "Slice", "Pad", "Flatten", "Identity")
+ACTIVATIONS = ("Relu", "Clip")
+"""What every runtime computes together with the convolution or sum before it, in INT8."""
+FOLLOWING = (
+    *("MaxPool", "Slice", "Pad", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Resize"),
+    *("DepthToSpace", "SpaceToDepth", "Identity"),
+)
 """Operators that move values without changing them: what they give has the range of what they take."""
-KNOWN = (*WEIGHTED, *FOLLOWING, "Relu", "Add", "GlobalAveragePool", "Mul")
+COMPUTING = (*WEIGHTED, *FOLLOWING, *ACTIVATIONS, "Add", "Mul", "Concat", "GlobalAveragePool", "AveragePool")
+"""What some runtime computes in INT8; around other operators a quantizer would only cost accuracy."""
+REFUSED = {
+    **dict.fromkeys(("If", "Loop", "Scan", "SequenceMap"), "control flow"),
+    **dict.fromkeys(("RNN", "GRU", "LSTM"), "a recurrence"),
+    **dict.fromkeys(("Shape", "Size", "NonZero", "ConstantOfShape", "Range"), "a shape that is computed"),
+    **dict.fromkeys(("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"), "chance"),
+}
+"""Operator -> what it brings that no statistics of images describe."""
 
 
 class Role(Enum):
@@ -80,16 +93,20 @@ class Graph:
 
     @classmethod
     def of(cls, model: onnx.ModelProto, where: Path) -> "Graph":
-        """InputError where the file is quantized already, or holds operators that a residual classifier has not."""
-        found = {node.op_type for node in model.graph.node}
-        if found & {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger"}:
-            raise InputError(f"{where} is quantized already; give the FP32 file that `edgeres export` wrote.")
-        if unknown := sorted(found - set(KNOWN)):
-            raise InputError(
-                f"{where} has the operator {unknown[0]}, which no residual classifier of edgeres has; "
-                "export the checkpoint with `edgeres export`."
-            )
-        return cls(model, where)
+        """InputError where the file is quantized already, or holds what can neither be quantized nor left in float."""
+        for node in model.graph.node:
+            if node.op_type in ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger"):
+                raise InputError(f"{where} is quantized already; give the FP32 file that `edgeres export` wrote.")
+            reason = REFUSED.get(node.op_type) or (node.domain not in ("", "ai.onnx") and "a custom operator")
+            if reason:
+                raise InputError(
+                    f"{where}: the operator {node.op_type} at {node.name or node.output[0]} is {reason}, which edgeres "
+                    "does not quantize; export the network without it, or its checkpoint with `edgeres export`."
+                )
+        made = cls(model, where)
+        if not any(made.layers):
+            raise InputError(f"{where} has no convolution with weights of its own; give a trained network of images.")
+        return made
 
     @cached_property
     def weights(self) -> Mapping[str, NDArray[np.float32]]:
@@ -112,7 +129,7 @@ class Graph:
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of every activation tensor; a free batch counts as 1."""
+        """The shape of every activation tensor of floats; a free batch counts as 1."""
         light = onnx.ModelProto(ir_version=self.model.ir_version, opset_import=self.model.opset_import)
         light.graph.name = self.model.graph.name
         light.graph.node.extend(self.model.graph.node)
@@ -128,28 +145,40 @@ class Graph:
         return {
             value.name: tuple(side.dim_value or 1 for side in value.type.tensor_type.shape.dim)
             for value in [*graph.input, *graph.value_info, *graph.output]
-            if value.name not in self.weights
+            if value.name not in self.weights and value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
         }
 
     @property
     def layers(self) -> Iterator[NodeProto]:
         """The convolutions and the classifier, in order."""
-        return (node for node in self.model.graph.node if node.op_type in WEIGHTED)
+        return filter(self.is_layer, self.model.graph.node)
+
+    def is_layer(self, node: NodeProto) -> bool:
+        """Whether a node is a convolution or classifier with trained weights."""
+        return node.op_type in WEIGHTED and node.input[1] in self.weights
+
+    def shared(self, layer: NodeProto) -> bool:
+        """Whether other nodes use the weights of a layer, too."""
+        return len(self.consumers[layer.input[1]]) > 1
 
     @cached_property
     def roles(self) -> dict[str, Role]:
         """The role of every tensor that a scheme may quantize, in the order of the graph.
 
-        A tensor between a convolution or a sum and its ReLU has none: the pair is one operation in every runtime.
+        A tensor between a convolution or a sum and its ReLU has none: the pair is one operation in every runtime. Nor
+        has one that is made and read by operators that compute in float everywhere.
         """
         roles = {self.image: Role.INPUT}
-        output = self.model.graph.output[0].name
+        outputs = {value.name for value in self.model.graph.output}
         for node in self.model.graph.node:
-            name = node.output[0]
-            takers = self.consumers.get(name, [])
-            if name in (output, self.image) or name in self._before or [t.op_type for t in takers] == ["Relu"]:
-                continue
-            roles[name] = self._role(node, takers)
+            for name in node.output:
+                takers = self.consumers.get(name, [])
+                if name in outputs or name == self.image or name in self._before:
+                    continue
+                if len(self.shapes.get(name, ())) not in (2, 4) or _fused(takers):
+                    continue
+                if any(one.op_type in COMPUTING for one in (node, *takers)):
+                    roles[name] = self._role(name, node, takers)
         return roles
 
     @cached_property
@@ -166,24 +195,44 @@ class Graph:
             names.add(name)
         return names
 
-    def _role(self, node: NodeProto, takers: list[NodeProto]) -> Role:
-        source = self.producers.get(node.input[0]) if node.op_type == "Relu" else node
-        if source is not None and source.op_type == "Add":
+    def _role(self, name: str, node: NodeProto, takers: list[NodeProto]) -> Role:
+        source = self.producers.get(node.input[0]) if node.op_type in ACTIVATIONS else node
+        if source is not None and self.is_sum(source):
             return Role.BLOCK
-        if node.op_type in ("GlobalAveragePool", "Flatten"):
+        if node.op_type in ("GlobalAveragePool", "Flatten") and not any(taker.op_type == "Conv" for taker in takers):
             return Role.HEAD
-        add = next((taker for taker in takers if taker.op_type == "Add"), None)
+        add = next((taker for taker in takers if self.is_sum(taker)), None)
         if add is not None and len(takers) == 1:
-            return Role.SHORTCUT if node.output[0] == self.shortcut(add) else Role.BRANCH
+            return Role.SHORTCUT if name == self.shortcut(add) else Role.BRANCH
         return Role.POOL if node.op_type == "MaxPool" else Role.INNER
+
+    def is_sum(self, node: NodeProto) -> bool:
+        """Whether a node adds two tensors of activations."""
+        return (
+            node.op_type == "Add" and len(set(node.input)) == 2 and not any(name in self.weights for name in node.input)
+        )
 
     def shortcut(self, add: NodeProto) -> str:
         """The input of a residual sum that came the shorter way: through fewer convolutions since the last sum."""
         return str(min(reversed(add.input), key=self._convolutions))
 
+    def neighbours(self, tensor: str) -> Iterator[NodeProto]:
+        """The layers that read a tensor, and those that it comes from, seen through what is no layer and one sum."""
+        yield from filter(self.is_layer, self.consumers.get(tensor, []))
+        waiting, sums = [tensor], 0
+        while waiting:
+            node = self.producers.get(waiting.pop())
+            if node is None:
+                continue
+            if self.is_layer(node):
+                yield node
+            elif not self.is_sum(node) or not sums:
+                sums += self.is_sum(node)
+                waiting += node.input
+
     def _convolutions(self, tensor: str) -> int:
         count, node = 0, self.producers.get(tensor)
-        while node is not None and node.op_type != "Add":
+        while node is not None and not self.is_sum(node):
             count += node.op_type == "Conv"
             node = self.producers.get(node.input[0])
         return count
@@ -195,3 +244,7 @@ class Graph:
             tensor = node.input[0]
             node = self.producers.get(tensor)
         return tensor
+
+
+def _fused(takers: list[NodeProto]) -> bool:
+    return bool(takers) and all(taker.op_type in ACTIVATIONS for taker in takers)

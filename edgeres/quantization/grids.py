@@ -8,7 +8,7 @@ several blocks is coarser for some: a stage is cut into runs where the rounding 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from edgeres.quantization.graph import Graph, Role
+from edgeres.quantization.graph import ACTIVATIONS, Graph, Role
 from edgeres.quantization.place import Quantizer
 
 
@@ -69,10 +69,10 @@ def _stages(graph: Graph, quantizers: Mapping[str, Quantizer]) -> list[list[Sum]
     """The sums whose summands and result are all quantized, those that follow one another together."""
     stages: list[list[Sum]] = []
     for node in graph.model.graph.node:
-        if node.op_type != "Add" or not all(name in quantizers for name in node.input):
+        if not graph.is_sum(node) or not all(name in quantizers for name in node.input):
             continue
         takers = graph.consumers.get(node.output[0], [])
-        block = takers[0].output[0] if [taker.op_type for taker in takers] == ["Relu"] else node.output[0]
+        block = takers[0].output[0] if [taker.op_type in ACTIVATIONS for taker in takers] == [True] else node.output[0]
         shortcut = graph.shortcut(node)
         (branch,) = set(node.input) - {shortcut}
         if block not in quantizers or graph.roles.get(branch) is not Role.BRANCH:

@@ -91,9 +91,9 @@ def _stride(shape: tuple[int, ...]) -> int:
 def _effective(graph: Graph, name: str, writer: "_Writer") -> str:
     """What of a tensor matters: where only a sum and its ReLU follow, nothing below minus the other summand does."""
     takers = graph.consumers.get(name, [])
-    if [taker.op_type for taker in takers] != ["Add"]:
+    if len(takers) != 1 or not graph.is_sum(takers[0]):
         return name
-    add = takers[0]
+    (add,) = takers
     if [taker.op_type for taker in graph.consumers.get(add.output[0], [])] != ["Relu"]:
         return name
     other = next(given for given in add.input if given != name)

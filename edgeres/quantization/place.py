@@ -54,7 +54,8 @@ def place(
         else:
             writer.constants.update({name: graph.weights[name] for name in node.input if name in graph.weights})
         writer.nodes.append(copied)
-        writer.pair(node.output[0], quantizers.get(node.output[0]))
+        for name in node.output:
+            writer.pair(name, quantizers.get(name))
     return rebuilt(graph.model, writer.nodes, writer.constants.items())
 
 

@@ -123,12 +123,15 @@ def activations(
 ) -> dict[str, Quantizer]:
     """The quantizer of every tensor that the scheme quantizes; what only moves values shares its source's.
 
-    A tensor that only layers of `keep` read has none.
+    Layers of `keep` are in float: a tensor that only they read, or that stands between them, has none.
     """
     made: dict[str, Quantizer] = {}
     for name, role in graph.roles.items():
         readers = graph.consumers.get(name, [])
-        if role not in scheme.roles or (readers and all(reader.name in keep for reader in readers)):
+        float_only = (readers and all(reader.name in keep for reader in readers)) or (
+            keep and all(layer.name in keep for layer in graph.neighbours(name))
+        )
+        if role not in scheme.roles or float_only:
             continue
         if name not in found:
             raise InputError(f"the statistics say nothing of {name} in {graph.where}; calibrate again.")

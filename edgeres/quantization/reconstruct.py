@@ -6,7 +6,8 @@ inputs of the two copies differ as in Li et al., "GPTAQ" (arXiv:2504.02692).
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
 from edgeres import onnx_io
+from edgeres.errors import InputError
 from edgeres.quantization import rounding, weights
 from edgeres.quantization.graph import Graph
 from edgeres.quantization.place import Quantizer
@@ -56,27 +58,36 @@ def layers(
     The smaller `stiffness`, the more of the errors before a layer its weights try to undo.
     """
     made: dict[str, Layer] = {}
-    source = graph.model.graph.input[0].name
-    values = {source: Pair(images, images)}
+    source = graph.model.graph.input[0]
+    together = source.type.tensor_type.shape.dim[0].dim_value
+    if together:  # a fixed batch may stand anywhere in the graph
+        images = np.resize(images, (-(-len(images) // together) * together, *images.shape[1:]))
+    values = {source.name: Pair(images, images)}
     last = {name: node.name for node in graph.model.graph.node for name in node.input}
+    opset = next(entry.version for entry in graph.model.opset_import if entry.domain in ("", "ai.onnx"))
     for node in graph.model.graph.node:
-        names = [name for name in node.input if name in values]
-        given = [values[name] for name in names]
-        constants = exact_constants = [graph.weights[name] for name in node.input if name in graph.weights]
+        given = [name for name in dict.fromkeys(node.input) if name in values]
+        constants: dict[str, Array] = {name: graph.weights[name] for name in node.input if name in graph.weights}
+        finished = {name for name in given if last[name] == node.name} - {source.name}
+        one = _Operator(node, opset, together or TOGETHER, next((name for name in given if name in finished), None))
+        quantized, used = one, constants
         if node.name in chosen:
-            made[node.name] = layer = _fit(node, given[0], constants, paired, stiffness)
-            constants = [weights.dequantize(layer.weight, layer.scale), layer.bias]
+            made[node.name] = layer = _fit(node, values[given[0]], list(constants.values()), paired, stiffness)
+            used = {"weight": weights.dequantize(layer.weight, layer.scale), "bias": layer.bias}
+            copied = NodeProto()
+            copied.CopyFrom(node)
+            copied.input[1:] = used
+            quantized = replace(one, node=copied)
             progress(1)
-        finished = {name for name in names if last[name] == node.name} - {source}
-        spent = next((index for index, name in enumerate(names) if name in finished), None)
-        exact = _run(node, [pair.exact for pair in given], exact_constants, spent)
-        found = _run(node, [pair.quantized for pair in given], constants, spent)
+        exact = one.run({name: values[name].exact for name in given}, constants)
+        found = quantized.run({name: values[name].quantized for name in given}, used)
         for name in finished:
             del values[name]
-        name = node.output[0]
-        values[name] = Pair(exact, quantizers[name].rounded(found, found) if name in quantizers else found)
+        for name, before in exact.items():
+            after = found[name]
+            values[name] = Pair(before, quantizers[name].rounded(after, after) if name in quantizers else after)
         # The first tensors of a network take a hundred megabytes each.
-        del given, exact, found
+        del exact, found, before, after
         onnx_io.release()
     return made
 
@@ -143,34 +154,55 @@ def _patches(node: NodeProto, values: Array, shape: tuple[int, ...], group: int)
     return np.concatenate(parts)
 
 
-def _run(node: NodeProto, given: list[Array], constants: list[Array], spent: int | None) -> Array:
-    """One operator on the processor, in float; into the `spent`-th of those given where the result fits there."""
-    names = [f"given.{index}" for index in range(len(given) + len(constants))]
-    copied = helper.make_node(node.op_type, names[: len(node.input)], ["made"])
-    copied.attribute.extend(node.attribute)
-    graph = helper.make_graph(
-        [copied],
-        "one",
-        [
-            helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", *array.shape[1:]])
-            for name, array in zip(names, given, strict=False)
-        ],
-        [helper.make_tensor_value_info("made", onnx.TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(array, name) for name, array in zip(names[len(given) :], constants, strict=True)],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
-    options = onnxruntime.SessionOptions()
-    options.enable_cpu_mem_arena = False
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    made: Array | None = None
-    for start in range(0, len(given[0]), TOGETHER):
-        some = {name: array[start : start + TOGETHER] for name, array in zip(names, given, strict=False)}
-        part = session.run(None, some)[0]
-        if made is None:
-            shape = (len(given[0]), *part.shape[1:])
-            made = np.empty(shape, np.float32)
-            if spent is not None and given[spent].shape == shape:
-                made = given[spent]
-        made[start : start + TOGETHER] = part
-    assert made is not None
-    return made
+@dataclass(frozen=True)
+class _Operator:
+    """One operator on the processor, in float, `together` images a pass; `spent` names what it takes the last."""
+
+    node: NodeProto
+    opset: int
+    together: int
+    spent: str | None
+
+    def run(self, given: Mapping[str, Array], constants: Mapping[str, Array]) -> dict[str, Array]:
+        """What it gives, by name; into the memory of what is spent where that fits."""
+        names = [name for name in self.node.output if name]
+        session = self._session(given, constants, names)
+        count = len(next(iter(given.values())))
+        made: dict[str, Array] = {}
+        for start in range(0, count, self.together):
+            parts = session.run(names, {name: array[start : start + self.together] for name, array in given.items()})
+            for name, part in zip(names, parts, strict=True):
+                if name not in made:
+                    made[name] = self._memory(given, (count, *part.shape[1:]), part.dtype)
+                if len(part) != (images := min(self.together, count - start)):
+                    raise InputError(
+                        f"the operator {self.node.op_type} at {self.node.name} gives {len(part)} rows for {images} "
+                        "images, to which no weights can be fitted; use --level fast."
+                    )
+                made[name][start : start + self.together] = part
+        return made
+
+    def _memory(self, given: Mapping[str, Array], shape: tuple[int, ...], kind: Any) -> Array:
+        spent = given[self.spent] if self.spent else None
+        fits = spent is not None and spent.shape == shape and spent.dtype == kind and len(self.node.output) == 1
+        return spent if spent is not None and fits else np.empty(shape, kind)
+
+    def _session(self, given: Mapping[str, Array], constants: Mapping[str, Array], names: list[str]) -> Any:
+        def value(name: str, array: Array) -> onnx.ValueInfoProto:
+            kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+            return helper.make_tensor_value_info(name, kind, ["N", *array.shape[1:]])
+
+        graph = helper.make_graph(
+            [self.node],
+            "one",
+            [value(name, array) for name, array in given.items()],
+            [onnx.ValueInfoProto(name=name) for name in names],
+            [numpy_helper.from_array(array, name) for name, array in constants.items()],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=9)
+        options = onnxruntime.SessionOptions()
+        options.enable_cpu_mem_arena = False
+        options.log_severity_level = 3
+        return onnxruntime.InferenceSession(
+            onnx.shape_inference.infer_shapes(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )

@@ -116,5 +116,5 @@ def find(name: str) -> Scheme:
     """UsageError where there is no such scheme."""
     name = ALIASES.get(name, name)
     if name not in SCHEMES:
-        raise UsageError(f"there is no scheme {name!r}; there are {', '.join(SCHEMES)}.")
+        raise UsageError(f"there is no scheme {name!r}; there are {', '.join((*SCHEMES, *ALIASES))}.")
     return SCHEMES[name]

@@ -136,12 +136,6 @@ def test_a_quantized_file_is_refused(operator: str) -> None:
         Graph.of(model_of([node]), Path("model.onnx"))
 
 
-def test_a_foreign_operator_is_refused_by_name() -> None:
-    nodes = [helper.make_node("Relu", ["input"], ["x"]), helper.make_node("Sigmoid", ["x"], ["logits"])]
-    with pytest.raises(InputError, match=r"model\.onnx has the operator Sigmoid.*edgeres export"):
-        Graph.of(model_of(nodes), Path("model.onnx"))
-
-
 def model_of(nodes: list[onnx.NodeProto]) -> onnx.ModelProto:
     weight = numpy_helper.from_array(np.ones((3, 3, 1, 1), np.float32), "w")
     image = helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 3, 8, 8])

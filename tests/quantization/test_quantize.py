@@ -450,14 +450,15 @@ def test_weights_use_their_full_range_where_nothing_saturates(scheme: str, writt
 def test_layers_to_keep_stay_in_float_and_nothing_is_quantized_for_them_alone(
     level: str, sources: dict[str, Source], images: ImageSet, tmp_path: Path
 ) -> None:
-    """The input of layer1.0.conv2 is read by it alone, that of layer2.0.conv1 by the shortcut as well."""
+    """The input of layer1.0.conv2 is read by it alone, that of layer2.0.conv1 by the shortcut as well; what conv1 gives
+    is pooled before INT8 begins."""
     source, images = sources["basic"], images.take(range(0, 20, 5))
     keep = ["layer1.0.conv2", "layer2.0.conv1", "conv1"]
     made = quantize(
         source.model, source.stats, tmp_path / "x.onnx", scheme="openvino", keep=keep, level=level, images=images
     )
     file, whole = Written(made.path), {name for name, role in source.graph.roles.items() if role is not Role.BRANCH}
-    assert set(file.pairs()) == whole - {"layer1.0.conv1.relu", LEVELS}
+    assert set(file.pairs()) == whole - {"conv1.relu", "layer1.0.conv1.relu", LEVELS}
     for name, (_, weight, _) in file.layers().items():
         assert (weight is None) == (name in keep), name
     assert made.sidecar.results["layers"] == 9 - len(keep)
@@ -465,6 +466,19 @@ def test_layers_to_keep_stay_in_float_and_nothing_is_quantized_for_them_alone(
         np.testing.assert_array_equal(file.constants[f"{name}.weight"], source.graph.weights[f"{name}.weight"])
     assert made.sidecar.parameters["keep"] == sorted(keep)
     assert sqnr(logits(made.path, images), logits(source.model, images)) > LEAST
+
+
+@pytest.mark.parametrize("scheme", ["onnxruntime", "openvino"])
+def test_with_all_layers_in_float_so_are_the_sums(scheme: str, sources: dict[str, Source], tmp_path: Path) -> None:
+    source = sources["basic"]
+    layers = [layer.name for layer in source.graph.layers]
+    made = quantize(source.model, source.stats, tmp_path / "x.onnx", scheme=scheme, keep=layers)
+    assert made.sidecar.results == {"tensors": 0, "layers": 0}
+    stage = [name for name in layers if name.startswith("layer1.1")]  # between sums that others read
+    made = quantize(source.model, source.stats, tmp_path / "y.onnx", scheme=scheme, keep=stage)
+    pairs = Written(made.path).pairs()
+    assert "layer1.0.add.relu" in pairs
+    assert "layer1.1.conv2" not in pairs
 
 
 def test_a_layer_that_is_not_there_cannot_be_kept(sources: dict[str, Source], tmp_path: Path) -> None:
