@@ -24,6 +24,12 @@ def flag(node: ir.Node, name: str) -> bool:
     return name in node.attributes and node.attributes[name].as_int() != 0
 
 
+def producer(node: ir.Node, operator: str) -> ir.Node | None:
+    """The node that makes the first input of a node, None where that is another operator."""
+    made = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
+    return made if made is not None and made.op_type == operator else None
+
+
 def only(value: ir.Value) -> bool:
     """Whether one node reads a value, once, and nothing else does."""
     return len(value.uses()) == 1 and not value.is_graph_output()

@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from edgeres.canonical import converted
 from edgeres.errors import InputError
 from edgeres.foreign import affine, edges, ends, spell
 from edgeres.foreign.affine import Affine
@@ -43,8 +44,10 @@ def simplify(proto: onnx.ModelProto, image: ends.Image, logits: str, batch: int 
 
     The batch is fixed, or free where `batch` is None. InputError where the graph holds what edgeres cannot handle.
     """
-    model = _whole(ir.from_proto(_recent(proto, where)))
-    passes.ShapeInferencePass(strict_mode=False)(model)
+    model = _whole(ir.from_proto(proto))
+    if model.opset_imports.get("", OLDEST) < OLDEST:
+        model = ir.from_proto(converted(ir.to_proto(model), OLDEST))
+    _infer(model)
     _free(model.graph, image.batch)
     _forget(model.graph)
     ends.connect(model.graph, image, batch, logits)
@@ -52,13 +55,16 @@ def simplify(proto: onnx.ModelProto, image: ends.Image, logits: str, batch: int 
     _infer(model)
     for node in model.graph:
         spell.explicit_pads(node)
-    made = _whole(ir.from_proto(optimised(ir.to_proto(model), where)))
+    made = ir.from_proto(optimised(ir.to_proto(model), where))
     refuse(made.graph, where)
     _infer(made)
     spell.respell(made.graph)
     taken = affine.fold(made.graph)
     passes.RemoveUnusedNodesPass()(made)
+    passes.RemoveUnusedOpsetsPass()(made)
     _flat(made.graph)
+    _forget(made.graph)
+    _infer(made)
     return Simplified(ir.to_proto(made), taken)
 
 
@@ -74,17 +80,6 @@ def operators(proto: onnx.ModelProto) -> Counter[str]:
     return Counter(node.op_type for node in proto.graph.node if node.op_type != "Constant")
 
 
-def _recent(proto: onnx.ModelProto, where: Path) -> onnx.ModelProto:
-    """The model in an opset not below OLDEST."""
-    opset = max((one.version for one in proto.opset_import if one.domain in ("", "ai.onnx")), default=0)
-    if opset >= OLDEST:
-        return proto
-    try:
-        return onnx.version_converter.convert_version(proto, OLDEST)
-    except (RuntimeError, ValueError) as error:
-        raise InputError(f"{where}: opset {opset} cannot be brought to {OLDEST} ({error}); export it anew.") from None
-
-
 def _whole(model: ir.Model) -> ir.Model:
     """Functions inlined, constants as initializers that are no inputs."""
     passes.InlinePass()(model)
@@ -94,14 +89,15 @@ def _whole(model: ir.Model) -> ir.Model:
 
 
 def _free(graph: ir.Graph, batch: int | None) -> None:
-    """A Reshape that names the fixed batch of the graph keeps whatever batch there is."""
+    """A Reshape that names the fixed batch of the graph takes whatever batch there is."""
     for node in graph:
         target = edges.constant(node.inputs[1]) if node.op_type == "Reshape" else None
         source = edges.shape(node.inputs[0]) if target is not None else None
-        if target is None or not source or batch is None or edges.flag(node, "allowzero"):
+        if target is None or not source or not target.size or not target[0] == batch == source[0]:
             continue
-        if target.size and target[0] == batch == source[0]:
-            node.replace_input_with(1, edges.initializer(node, edges.ints([0, *target[1:]])))
+        if -1 not in target or not edges.flag(node, "allowzero"):
+            first = 0 if -1 in target else -1
+            node.replace_input_with(1, edges.initializer(node, edges.ints([first, *target[1:]])))
 
 
 def _forget(graph: ir.Graph) -> None:

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from edgeres.foreign import edges
 
 WINDOWED = ("Conv", "MaxPool", "AveragePool")
+UNARY = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Identity")
 LARGEST = 3e38
 """What exporters write where there is no limit."""
 
@@ -74,17 +75,31 @@ def rectified(node: ir.Node) -> None:
                 return
 
 
+def sunk(node: ir.Node) -> None:
+    """A Transpose before an operator on single values goes behind it, where more of it can be taken away."""
+    mover = edges.producer(node, "Transpose")
+    if node.op_type in UNARY and mover is not None and edges.only(mover.outputs[0]):
+        made = ir.node(node.op_type, [mover.inputs[0], *node.inputs[1:]], node.attributes)
+        edges.put(node, made, ir.node("Transpose", made.outputs, mover.attributes))
+
+
 def global_pool(node: ir.Node) -> None:
     """The mean over height and width, or over a window as large as they are, is GlobalAveragePool."""
     sides = edges.shape(node.inputs[0]) if node.inputs else None
     if sides is None or len(sides) != 4:
         return
-    if node.op_type == "ReduceMean" and _axes(node) == {2, 3}:
-        pool = ir.node("GlobalAveragePool", node.inputs[:1])
-        kept = node.attributes.get_int("keepdims", 1)
-        edges.put(node, pool, *([] if kept else [ir.node("Flatten", pool.outputs, {"axis": 1})]))
-    elif node.op_type == "AveragePool" and _window(node) == sides[2:] and not any(node.attributes.get_ints("pads", ())):
+    if node.op_type == "AveragePool" and _window(node) == sides[2:] and not any(node.attributes.get_ints("pads", ())):
         edges.put(node, ir.node("GlobalAveragePool", node.inputs[:1]))
+    if node.op_type != "ReduceMean":
+        return
+    axes, kept, source = _axes(node), node.attributes.get_int("keepdims", 1), node.inputs[0]
+    mover = edges.producer(node, "Transpose")
+    if mover is not None and not kept:
+        order = mover.attributes.get_ints("perm", (3, 2, 1, 0))
+        axes, source = {order[axis] for axis in axes}, mover.inputs[0]
+    if axes == {2, 3}:
+        pool = ir.node("GlobalAveragePool", [source])
+        edges.put(node, pool, *([] if kept else [ir.node("Flatten", pool.outputs, {"axis": 1})]))
 
 
 def _axes(node: ir.Node) -> set[int]:
@@ -103,9 +118,8 @@ def flattened(node: ir.Node) -> None:
         return
     if after[1] != prod(side or 1 for side in before[1:]):
         return
-    source = node.inputs[0]
-    mover = source.producer() if source is not None else None
-    if mover is not None and mover.op_type == "Transpose" and edges.only(mover.outputs[0]):
+    source, mover = node.inputs[0], edges.producer(node, "Transpose")
+    if mover is not None:
         order = mover.attributes.get_ints("perm", ())
         moved = edges.shape(mover.inputs[0])
         if order and order[0] == 0 and moved is not None and sum(side != 1 for side in moved[1:]) <= 1:
@@ -141,12 +155,9 @@ def gemm(node: ir.Node) -> None:
 
 def flatten_order(node: ir.Node) -> None:
     """Flatten of a Transpose before a Gemm: the Gemm's columns are put in the order of the untransposed tensor."""
-    source = node.inputs[0] if node.inputs else None
-    flatten = source.producer() if source is not None else None
-    if node.op_type != "Gemm" or flatten is None or flatten.op_type != "Flatten" or not edges.only(flatten.outputs[0]):
-        return
-    mover = flatten.inputs[0].producer() if flatten.inputs[0] is not None else None
-    if mover is None or mover.op_type != "Transpose":
+    flatten = edges.producer(node, "Flatten") if node.op_type == "Gemm" else None
+    mover = edges.producer(flatten, "Transpose") if flatten is not None and edges.only(flatten.outputs[0]) else None
+    if flatten is None or mover is None:
         return
     order, sides = mover.attributes.get_ints("perm", ()), edges.shape(mover.inputs[0])
     weight, bias = edges.weights(node)
@@ -163,6 +174,7 @@ REWRITINGS: tuple[Callable[[ir.Node], None], ...] = (
     explicit_pads,
     sums,
     rectified,
+    sunk,
     global_pool,
     flattened,
     gemm,
