@@ -105,10 +105,8 @@ class _Run:
             preprocess=model.preprocess,
             classes=model.classes,
         )
-        self._told(
-            made,
-            f"parity with {'the original' if model.onnx else 'torch'}: {made.sidecar.results['relative']:.1e} of the largest logit",
-        )
+        origin = "the original" if model.onnx else "torch"
+        self._told(made, f"parity with {origin}: {made.sidecar.results['relative']:.1e} of the largest logit")
         return made
 
     def _calibrate(self, images: ImageSet) -> None:

@@ -62,10 +62,11 @@ def export(
     )
     parity, model = dict(made.sidecar.results), made.sidecar.parameters["model"]
     notes = parity.pop("notes", [])
+    origin = "the original" if source.suffix == ".onnx" else "torch"
     text = (
         f"{out}: {model['arch']}, {model['outputs']} classes, opset {opset}{unchanged(made)}\n"
-        f"parity with {'the original' if source.suffix == '.onnx' else 'torch'} on {parity['images']} images: largest difference "
-        f"{parity['largest']:.2g} ({parity['relative']:.1e} of the largest logit), top-1 agreement {parity['agreement']:.0%}"
+        f"parity with {origin} on {parity['images']} images: largest difference {parity['largest']:.2g} "
+        f"({parity['relative']:.1e} of the largest logit), top-1 agreement {parity['agreement']:.0%}"
     )
     text += "".join(f"\n{note}" for note in notes)
     show(text, {"out": str(out), **model, "parity": parity, "notes": notes}, as_json)

@@ -63,7 +63,8 @@ def image(graph: ir.Graph, size: int | None, where: Path) -> Image:
     side = known.pop() if known else size
     if size is not None and side != size:
         raise UsageError(f"{where} takes images of {side} x {side} pixels, not of {size}; leave out --size.")
-    assert value.name is not None and side is not None
+    assert value.name is not None
+    assert side is not None
     return Image(value.name, batch, side, last, TYPES[value.dtype])
 
 
@@ -74,7 +75,7 @@ def classes(graph: ir.Graph, where: Path) -> Classes:
     if len(logits) != 1:
         shown = ", ".join(f"{value.name} {value.shape}" for value in graph.outputs)
         raise InputError(
-            f"{where} has the outputs {shown}, of which {len(logits)} could be the classes; export it with that one alone."
+            f"{where} has the outputs {shown}; {len(logits)} could be the classes: export it with that one alone."
         )
     (tensor,) = logits
     plain = next((value for value, (_, dropped) in found.items() if not dropped), None)

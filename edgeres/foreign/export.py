@@ -1,5 +1,6 @@
 """Any ONNX image classifier, or .pt2 program, becomes edgeres' FP32 ONNX and is shown to compute the same."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -7,17 +8,14 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
-import onnx_ir.passes.common as passes
 from numpy.typing import NDArray
 
 from edgeres import onnx_io, store
-from edgeres.canonical import canonical
 from edgeres.data import ImageSet, open_images
 from edgeres.errors import InputError, UsageError
 from edgeres.foreign import ends, read
 from edgeres.foreign.affine import Affine
-from edgeres.foreign.simplify import Simplified, operators, simplify
+from edgeres.foreign.convert import Converted, convert
 from edgeres.onnx_io import ModelInfo
 from edgeres.parity import SAMPLES, Network, compare
 from edgeres.store import Artifact, Sidecar
@@ -53,95 +51,38 @@ def export(
         raise UsageError(f"opset {opset} is not supported; choose from 13 (per-channel Q/DQ begins there) to 21.")
     given = dict(preprocess or {})
     loaded = read.read(source)
-    graph = _shaped(loaded.model)
-    image = ends.image(graph, given.get("crop"), source)
-    taken = ends.classes(graph, source)
-    made, fixed = _canonical(loaded.model, image, taken.logits, batch, opset, source)
-    before, units = _preprocess(image, made.normalisation, given)
+    made = convert(loaded.model, source, size=given.get("crop"), batch=batch, opset=opset)
+    before, units = _preprocess(made, given)
     wanted = _normalised(before, made.normalisation)
-    outputs = _outputs(made.model, source)
     names = tuple(classes)
-    if names and len(names) != outputs:
-        raise UsageError(f"{len(names)} class names were given, {source} has {outputs} classes; give one name each.")
-    info = ModelInfo(source.stem, wanted, outputs, names)
-    notes = _notes(taken, image, made, units, before, given, batch, fixed)
+    if names and len(names) != made.outputs:
+        raise UsageError(f"{len(names)} class names were given, {source} has {made.outputs} classes; give one each.")
+    info = ModelInfo(source.stem, wanted, made.outputs, names)
+    notes = _notes(made, units, before, given, batch)
     photos = images or open_images(SAMPLES)
-    reference = _reference(loaded.network(taken), image, before, wanted)
+    reference = _reference(loaded.network(made.classes), made.image, before, wanted)
 
     def write(path: Path) -> Mapping[str, Any]:
         onnx_io.describe(made.model, info)
         onnx_io.save(made.model, path)
-        removed = operators(loaded.model) - operators(made.model)
-        parity = compare(path, reference, loaded.name, photos, wanted, fixed)
+        removed = _operators(loaded.model) - _operators(made.model)
+        parity = compare(path, reference, loaded.name, photos, wanted, made.batch)
         return {**asdict(parity), "notes": notes, "removed": dict(sorted(removed.items()))}
 
     made_from = {**loaded.digests, "images": photos.digest}
-    parameters = {"opset": opset, "batch": fixed, "model": info.to_json()}
+    parameters = {"opset": opset, "batch": made.batch, "model": info.to_json()}
     versions = store.versions("edgeres", *loaded.packages)
     return store.make(out, Sidecar("onnx", made_from, parameters, versions), write)
 
 
-def _shaped(proto: onnx.ModelProto) -> ir.Graph:
-    """The graph as it stands, its shapes inferred."""
-    model = ir.from_proto(proto)
-    passes.InlinePass()(model)
-    passes.RemoveInitializersFromInputsPass()(model)
-    passes.ShapeInferencePass(strict_mode=False)(model)
-    return model.graph
+def _operators(model: onnx.ModelProto) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph.node if node.op_type != "Constant")
 
 
-def _canonical(
-    proto: onnx.ModelProto, image: ends.Image, logits: str, batch: int | None, opset: int, where: Path
-) -> tuple[Simplified, int | None]:
-    """The canonical graph and its batch: free if it may be and can be, else as asked for or as it was."""
-    made = _spelled(simplify(proto, image, logits, None, where), opset)
-    if _any_batch(made.model, image.side):
-        if batch is None:
-            return made, None
-        return _spelled(simplify(proto, image, logits, batch, where), opset), batch
-    if image.batch is None or batch not in (None, image.batch):
-        raise InputError(
-            f"{where} does not take a batch of {batch or 'any size'}; give --batch {image.batch or 1}, or export it anew."
-        )
-    return _spelled(simplify(proto, image, logits, image.batch, where), opset), image.batch
-
-
-def _spelled(made: Simplified, opset: int) -> Simplified:
-    return Simplified(canonical(made.model, opset), made.normalisation)
-
-
-def _any_batch(model: onnx.ModelProto, side: int) -> bool:
-    """Whether three images in one batch give what each gives alone."""
-    given = np.random.default_rng(0).standard_normal((3, 3, side, side), np.float32)
-    try:
-        run = _runner(model)
-        alone = np.concatenate([run(given[i : i + 1]) for i in range(3)])
-        return bool(np.allclose(run(given), alone, rtol=1e-3, atol=1e-3 * float(np.abs(alone).max())))
-    except Exception:  # whatever a runtime says of a batch that does not fit
-        return False
-
-
-def _runner(model: onnx.ModelProto) -> Network:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda images: np.asarray(session.run(None, {name: images})[0])
-
-
-def _outputs(model: onnx.ModelProto, where: Path) -> int:
-    dims = model.graph.output[0].type.tensor_type.shape.dim
-    count = dims[1].dim_value if len(dims) == 2 else 0
-    if not count:
-        raise InputError(f"{where}: its output is not one score for each class; edgeres takes classifiers.")
-    return int(count)
-
-
-def _preprocess(image: ends.Image, found: Affine | None, given: Mapping[str, Any]) -> tuple[Preprocess, str]:
+def _preprocess(made: Converted, given: Mapping[str, Any]) -> tuple[Preprocess, str]:
     """What the source expects of its images, and the range of pixels that it was taken to expect."""
-    side = image.side
+    side, units = made.image.side, _units(made.image, made.normalisation)
     base = Preprocess(resize=round(side * 256 / 224) if side >= 128 else side, crop=side)
-    units = _units(image, found)
     if units != IMAGENET:
         std = 1 / 255 if units == LEVELS else 1.0
         base = replace(base, mean=(0.0, 0.0, 0.0), std=(std, std, std))
@@ -190,23 +131,14 @@ def _reference(network: Network, image: ends.Image, before: Preprocess, wanted: 
     return run
 
 
-def _notes(
-    taken: ends.Classes,
-    image: ends.Image,
-    made: Simplified,
-    units: str,
-    before: Preprocess,
-    given: Mapping[str, Any],
-    batch: int | None,
-    fixed: int | None,
-) -> list[str]:
+def _notes(made: Converted, units: str, before: Preprocess, given: Mapping[str, Any], batch: int | None) -> list[str]:
     """What was decided on the way, for the one who converts."""
     notes = []
-    if taken.dropped:
-        notes.append(f"the final {taken.dropped} is left out: logits are given, top-1 is the same")
-    if taken.others:
-        notes.append(f"the output {', '.join(taken.others)} is left out")
-    if image.last:
+    if made.classes.dropped:
+        notes.append(f"the final {made.classes.dropped} is left out: logits are given, top-1 is the same")
+    if made.classes.others:
+        notes.append(f"left out, as they give the same classes: {', '.join(made.classes.others)}")
+    if made.image.last:
         notes.append("it was written for channels last; `input` is (N, 3, H, W)")
     if made.normalisation is not None:
         notes.append("the normalisation in its graph is now part of the preprocessing")
@@ -216,6 +148,6 @@ def _notes(
         notes.append(
             f"assumed: images are resized to {before.resize} pixels, {before.interpolation}; else give --resize"
         )
-    if fixed is not None and batch is None:
-        notes.append(f"the batch stays fixed at {fixed}: the graph allows no other")
+    if made.batch is not None and batch is None:
+        notes.append(f"the batch stays {made.batch}: the graph allows no other")
     return notes

@@ -4,7 +4,7 @@ ONNX's converter brings old opsets up to date; ONNX Runtime's optimiser folds co
 what does nothing in inference, and moves Transpose out of graphs that were written for channels last. The rest is here.
 """
 
-from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,6 +28,14 @@ REFUSED = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Simplified:
+    """A simplified graph, and what it did to its image before the first layer: that is preprocessing now."""
+
+    model: onnx.ModelProto
+    normalisation: Affine | None
+
+
 def refuse(graph: ir.Graph, where: Path) -> None:
     """InputError that names the first node that no later step can handle."""
     for node in graph:
@@ -39,7 +47,7 @@ def refuse(graph: ir.Graph, where: Path) -> None:
             raise InputError(f"{where}: node {name} is {node.op_type}, {reason}; edgeres takes plain FP32 classifiers.")
 
 
-def simplify(proto: onnx.ModelProto, image: ends.Image, logits: str, batch: int | None, where: Path) -> "Simplified":
+def simplify(proto: onnx.ModelProto, image: ends.Image, logits: str, batch: int | None, where: Path) -> Simplified:
     """The classifier from `image` to `logits` in few operators; `proto` is not changed.
 
     The batch is fixed, or free where `batch` is None. InputError where the graph holds what edgeres cannot handle.
@@ -66,18 +74,6 @@ def simplify(proto: onnx.ModelProto, image: ends.Image, logits: str, batch: int 
     _forget(made.graph)
     _infer(made)
     return Simplified(ir.to_proto(made), taken)
-
-
-class Simplified:
-    """A simplified graph, and what it did to its image before the first layer, which is preprocessing now."""
-
-    def __init__(self, model: onnx.ModelProto, normalisation: Affine | None) -> None:
-        self.model, self.normalisation = model, normalisation
-
-
-def operators(proto: onnx.ModelProto) -> Counter[str]:
-    """How often each operator stands in a graph; constants are none."""
-    return Counter(node.op_type for node in proto.graph.node if node.op_type != "Constant")
 
 
 def _whole(model: ir.Model) -> ir.Model:

@@ -65,7 +65,9 @@ def rectified(node: ir.Node) -> None:
     """Clip from 0 without an upper limit, and Max with 0, are Relu."""
     given = [edges.constant(value) for value in node.inputs]
     if node.op_type == "Clip" and len(given) > 1 and given[1] is not None and (given[1] == 0).all():
-        open_above = len(given) < 3 or node.inputs[2] is None or (given[2] is not None and float(given[2].max()) > LARGEST)
+        open_above = (
+            len(given) < 3 or node.inputs[2] is None or (given[2] is not None and float(given[2].max()) > LARGEST)
+        )
         if open_above:
             edges.put(node, ir.node("Relu", node.inputs[:1]))
     elif node.op_type == "Max" and len(given) == 2:

@@ -1,8 +1,8 @@
 """Programs that `torch.export.save` wrote (.pt2), read without running anything that a file may hold.
 
-`torch.export.load` runs pickles (it asks `torch.load` for tensors alone and then, where that fails, for anything), looks
-up any function that is named below `torch`, and evaluates the expressions of free sizes as Python. So what a file names
-is read first, and held against what a network needs.
+`torch.export.load` runs pickles (it asks `torch.load` for tensors alone and then, where that fails, for anything),
+looks up any function that is named below `torch`, and evaluates the expressions of free sizes as Python. So what a file
+names is read first, and held against what a network needs.
 """
 
 import json

@@ -51,9 +51,7 @@ def program(model: nn.Module, path: Path, size: int = 224) -> Path:
 
 def external(source: Path, path: Path) -> Path:
     """The same model with every tensor in a file beside it."""
-    onnx.save(
-        onnx.load(source), path, save_as_external_data=True, location=f"{path.stem}.weights", size_threshold=0
-    )
+    onnx.save(onnx.load(source), path, save_as_external_data=True, location=f"{path.stem}.weights", size_threshold=0)
     return path
 
 
