@@ -101,6 +101,8 @@ class _Spelling:
         """The new name of each tensor that is computed."""
         self.kept: dict[str, str] = {}
         """The new name of each constant that is used."""
+        self.pooled: set[str] = set()
+        """Tensors (N, C, 1, 1), by their old names."""
         self.owners: dict[str, tuple[str, tuple[str, ...]]] = {graph.input[0].name: (INPUT, ())}
         """For each tensor the layer that it follows, and the operators since."""
         self.taken = {INPUT, *outputs.values()}
@@ -129,12 +131,15 @@ class _Spelling:
     def _operator(self, node: NodeProto) -> tuple[str, list[onnx.AttributeProto], list[str]]:
         """The operator, attributes and inputs that a node has in the canonical spelling."""
         inputs = list(node.input)
+        if node.op_type == "GlobalAveragePool":
+            self.pooled.add(node.output[0])
         if node.op_type == "ReduceMean":
             given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
             axes = numpy_helper.to_array(self.constants[inputs[1]]) if len(inputs) > 1 else given.get("axes", ())
             if {int(axis) % 4 for axis in axes} == {2, 3} and given.get("keepdims", 1):
+                self.pooled.add(node.output[0])
                 return "GlobalAveragePool", [], inputs[:1]
-        if node.op_type == "Reshape" and inputs[1] in self.constants:
+        if node.op_type == "Reshape" and inputs[0] in self.pooled and inputs[1] in self.constants:
             shape = numpy_helper.to_array(self.constants[inputs[1]])
             if len(shape) == 2 and shape[0] in (-1, 0, self.batch):
                 return "Flatten", [helper.make_attribute("axis", 1)], inputs[:1]

@@ -74,25 +74,36 @@ def _channels(value: ir.Value | None, other: ir.Value | None) -> Vector | None:
 def fold(graph: ir.Graph) -> Affine | None:
     """Fold all that folds exactly, in place; gives what was taken off the image, None where nothing was."""
     image = None
-    for node in list(graph):
-        found = of(node)
-        if found is None:
-            continue
-        before = found.source.producer()
-        if (found.scale == 1).all() and (found.shift == 0).all():
-            edges.replace(node, found.source)
-        elif before is not None and before.op_type in LAYERS and edges.only(found.source):
-            if _into_outputs(before, found):
+    changed = True
+    while changed:
+        changed = False
+        for node in list(graph):
+            found = of(node)
+            if found is not None and _normalises(graph, found):
+                image = found if image is None else found.after(image)
                 edges.replace(node, found.source)
-        elif _normalises(graph, found):
-            image = found if image is None else found.after(image)
-            edges.replace(node, found.source)
-        elif not _into_inputs(node, found) and before is not None and edges.only(found.source):
-            first = of(before)
-            if first is not None:
-                _batch_norm(node, found.after(first))
-                edges.drop(before)
+                changed = True
+            elif found is not None:
+                changed |= _folded(node, found)
     return image
+
+
+def _folded(node: ir.Node, found: Affine) -> bool:
+    """Whether a node could be made a part of what stands before or behind it."""
+    before = found.source.producer()
+    if (found.scale == 1).all() and (found.shift == 0).all():
+        edges.replace(node, found.source)
+        return True
+    if before is not None and edges.only(found.source):
+        if before.op_type in LAYERS and _into_outputs(before, found):
+            edges.replace(node, found.source)
+            return True
+        first = of(before)
+        if first is not None:
+            _batch_norm(node, found.after(first))
+            edges.drop(before)
+            return True
+    return _into_inputs(node, found)
 
 
 def _normalises(graph: ir.Graph, found: Affine) -> bool:

@@ -4,6 +4,7 @@ ONNX's converter brings old opsets up to date; ONNX Runtime's optimiser folds co
 what does nothing in inference, and moves Transpose out of graphs that were written for channels last. The rest is here.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,12 +37,10 @@ class Simplified:
     normalisation: Affine | None
 
 
-def refuse(graph: ir.Graph, where: Path) -> None:
-    """InputError that names the first node that no later step can handle."""
+def refuse(graph: ir.Graph, where: Path, reasons: Mapping[str, str]) -> None:
+    """InputError that names the first node of another domain, or whose operator has a reason."""
     for node in graph:
-        reason = REFUSED.get(node.op_type)
-        if node.domain != "":
-            reason = f"an operator of {node.domain}"
+        reason = f"an operator of {node.domain}" if node.domain else reasons.get(node.op_type)
         if reason:
             name = node.name or node.outputs[0].name
             raise InputError(f"{where}: node {name} is {node.op_type}, {reason}; edgeres takes plain FP32 classifiers.")
@@ -53,6 +52,7 @@ def simplify(proto: onnx.ModelProto, image: ends.Image, logits: str, batch: int 
     The batch is fixed, or free where `batch` is None. InputError where the graph holds what edgeres cannot handle.
     """
     model = _whole(ir.from_proto(proto))
+    refuse(model.graph, where, {})
     if model.opset_imports.get("", OLDEST) < OLDEST:
         model = ir.from_proto(converted(ir.to_proto(model), OLDEST))
     _infer(model)
@@ -64,9 +64,10 @@ def simplify(proto: onnx.ModelProto, image: ends.Image, logits: str, batch: int 
     for node in model.graph:
         spell.explicit_pads(node)
     made = ir.from_proto(optimised(ir.to_proto(model), where))
-    refuse(made.graph, where)
+    refuse(made.graph, where, REFUSED)
     _infer(made)
     spell.respell(made.graph)
+    passes.RemoveUnusedNodesPass()(made)
     taken = affine.fold(made.graph)
     passes.RemoveUnusedNodesPass()(made)
     passes.RemoveUnusedOpsetsPass()(made)

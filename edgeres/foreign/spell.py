@@ -13,16 +13,16 @@ from edgeres.foreign import edges
 
 WINDOWED = ("Conv", "MaxPool", "AveragePool")
 UNARY = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Identity")
+BINARY = ("Add", "Sub", "Mul", "Div")
 LARGEST = 3e38
 """What exporters write where there is no limit."""
 
 
 def respell(graph: ir.Graph) -> None:
-    """Apply every rewriting to every node, in order, in place."""
-    for node in list(graph):
-        for rewriting in REWRITINGS:
-            if node.graph is not None:
-                rewriting(node)
+    """Apply one rewriting after the other to every node, in place."""
+    for rewriting in REWRITINGS:
+        for node in list(graph):
+            rewriting(node)
 
 
 def explicit_pads(node: ir.Node) -> None:
@@ -79,10 +79,28 @@ def rectified(node: ir.Node) -> None:
 
 def sunk(node: ir.Node) -> None:
     """A Transpose before an operator on single values goes behind it, where more of it can be taken away."""
-    mover = edges.producer(node, "Transpose")
-    if node.op_type in UNARY and mover is not None and edges.only(mover.outputs[0]):
-        made = ir.node(node.op_type, [mover.inputs[0], *node.inputs[1:]], node.attributes)
-        edges.put(node, made, ir.node("Transpose", made.outputs, mover.attributes))
+    if node.op_type not in (*UNARY, *BINARY):
+        return
+    movers = [None if value is None else value.producer() for value in node.inputs]
+    mover = next((one for one in movers if one is not None and one.op_type == "Transpose"), None)
+    if mover is None or not edges.only(mover.outputs[0]):
+        return
+    order = mover.attributes.get_ints("perm", ())
+    inputs = list(node.inputs)
+    for index, value in enumerate(node.inputs):
+        if value is mover.outputs[0]:
+            inputs[index] = mover.inputs[0]
+        elif node.op_type in BINARY:
+            given = edges.constant(value)
+            if given is None or given.ndim > len(order):
+                return
+            aligned = given.reshape((1,) * (len(order) - given.ndim) + given.shape)
+            inputs[index] = edges.initializer(node, aligned.transpose(np.argsort(order)))
+    made = ir.node(node.op_type, inputs, node.attributes)
+    if mover.inputs[0] is not None:
+        made.outputs[0].shape = mover.inputs[0].shape
+    edges.put(node, made, ir.node("Transpose", made.outputs, mover.attributes))
+    edges.drop(mover)
 
 
 def global_pool(node: ir.Node) -> None:
