@@ -178,8 +178,8 @@ def prove(
     """Compare ONNX Runtime's logits with torch's on images; see `edgeres.parity.compare`."""
     import torch
 
-    def source(given: NDArray[np.float32]) -> NDArray[np.float32]:
+    def source(given: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
         with torch.inference_mode():
-            return np.asarray(model(torch.from_numpy(given)).numpy())
+            return [model(torch.from_numpy(given)).numpy()]
 
     return compare(exported, source, "torch", images, preprocess, batch)

@@ -1,6 +1,6 @@
 """Whether an exported network computes what its source computes, shown on real images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,16 +13,17 @@ from edgeres.errors import ParityError
 from edgeres.types import Preprocess
 
 TOLERANCE = 1e-4
-"""Largest difference of a logit, relative to the largest logit: float32 rounding over a thousand layers stays below."""
+"""Largest difference of an output, relative to the largest one: float32 rounding over a thousand layers stays below."""
 SAMPLES = Path(__file__).parent / "images"
-Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Images (N, 3, H, W) -> logits (N, classes)."""
+Array = NDArray[np.float32]
+Network = Callable[[Array], Sequence[Array]]
+"""Images (N, 3, H, W) -> each of the outputs (N, ...), in the order of the exported file."""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far ONNX Runtime's logits are from the source's: the largest difference, absolute and relative to the largest
-    logit, and the share of images with the same top-1."""
+    """How far ONNX Runtime's outputs are from the source's: the largest difference, absolute and relative to the largest
+    output, and the share of images with the same top-1."""
 
     images: int
     largest: float
@@ -33,24 +34,27 @@ class Parity:
 def compare(
     exported: Path, source: Network, name: str, images: ImageSet, preprocess: Preprocess, batch: int | None = None
 ) -> Parity:
-    """Hold an ONNX file against its source, called `name`, on images; ParityError where a logit differs by more than
+    """Hold an ONNX file against its source, called `name`, on images; ParityError where they differ by more than
     TOLERANCE. `batch` is the file's where that is fixed."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
-    got, wanted = [], []
+    names = [output.name for output in session.get_outputs()]
+    got: list[list[Array]] = []
+    wanted: list[Sequence[Array]] = []
     for part in batches(images, preprocess, batch or 8):
         real = part.images
-        given = onnx_io.padded(real, batch or len(real))
-        got.append(session.run(None, {session.get_inputs()[0].name: given})[0][: len(real)])
+        given = {session.get_inputs()[0].name: onnx_io.padded(real, batch or len(real))}
+        got.append([found[: len(real)] for found in session.run(None, given)])
         wanted.append(source(real))
-    logits, reference = np.concatenate(got), np.concatenate(wanted)
-    largest = float(np.abs(logits - reference).max())
-    relative = largest / float(np.abs(reference).max() or 1)
-    agreement = float((logits.argmax(1) == reference.argmax(1)).mean())
-    if not relative <= TOLERANCE:  # also where either is NaN
+    found, exact = ([np.concatenate(parts) for parts in zip(*side, strict=True)] for side in (got, wanted))
+    differences = [float(np.abs(one - other).max()) for one, other in zip(found, exact, strict=True)]
+    shares = [off / float(np.abs(other).max() or 1) for off, other in zip(differences, exact, strict=True)]
+    worst = int(np.argmax(shares))  # NaN is the largest
+    if not shares[worst] <= TOLERANCE:  # also where it is NaN
         raise ParityError(
-            f"the exported network's logits differ from {name}'s by {relative:.2g} of the largest (allowed "
+            f"the exported network's {names[worst]} differ from {name}'s by {shares[worst]:.2g} of the largest (allowed "
             f"{TOLERANCE:g}) on {len(images)} images; try another --opset, and please report it."
         )
-    return Parity(len(images), largest, relative, agreement)
+    agreement = float((found[0].argmax(1) == exact[0].argmax(1)).mean())
+    return Parity(len(images), differences[worst], shares[worst], agreement)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from edgeres import onnx_io, store
 from edgeres.data import ImageSet, open_images
@@ -17,7 +16,7 @@ from edgeres.foreign import ends, read
 from edgeres.foreign.affine import Affine
 from edgeres.foreign.convert import Converted, convert
 from edgeres.onnx_io import ModelInfo
-from edgeres.parity import SAMPLES, Network, compare
+from edgeres.parity import SAMPLES, Array, Network, compare
 from edgeres.store import Artifact, Sidecar
 from edgeres.types import Preprocess
 
@@ -60,7 +59,7 @@ def export(
     info = ModelInfo(source.stem, wanted, made.outputs, names)
     notes = _notes(made, units, before, given, batch)
     photos = images or open_images(SAMPLES)
-    reference = _reference(loaded.network(made.classes), made.image, before, wanted)
+    reference = _reference(loaded.run(made.classes), made.image, before, wanted)
 
     def write(path: Path) -> Mapping[str, Any]:
         onnx_io.describe(made.model, info)
@@ -114,19 +113,19 @@ def _normalised(before: Preprocess, found: Affine | None) -> Preprocess:
     return replace(before, mean=(r, g, b), std=(x, y, z))
 
 
-def _reference(network: Network, image: ends.Image, before: Preprocess, wanted: Preprocess) -> Network:
+def _reference(source: read.Run, image: ends.Image, before: Preprocess, wanted: Preprocess) -> Network:
     """The source on images as the made file takes them: prepared, laid out and cut into batches as it wants them."""
     shape = (3, 1, 1)
     old = [np.array(value, np.float64).reshape(shape) for value in (before.mean, before.std)]
     new = [np.array(value, np.float64).reshape(shape) for value in (wanted.mean, wanted.std)]
 
-    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        source = images if before == wanted else ((images * new[1] + new[0] - old[0]) / old[1]).astype(np.float32)
-        source = source.transpose(0, 2, 3, 1) if image.last else source
-        source = np.rint(source).clip(0, 255).astype(np.uint8) if image.dtype == "uint8" else source
+    def run(images: Array) -> list[Array]:
+        given = images if before == wanted else ((images * new[1] + new[0] - old[0]) / old[1]).astype(np.float32)
+        given = given.transpose(0, 2, 3, 1) if image.last else given
+        given = np.rint(given).clip(0, 255).astype(np.uint8) if image.dtype == "uint8" else given
         size = image.batch or 1
-        parts = [source[first : first + size] for first in range(0, len(source), size)]
-        return np.concatenate([network(onnx_io.padded(part, size))[: len(part)] for part in parts])
+        parts = [given[first : first + size] for first in range(0, len(given), size)]
+        return [np.concatenate([source(onnx_io.padded(part, size))[: len(part)] for part in parts])]
 
     return run
 

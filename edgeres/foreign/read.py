@@ -7,22 +7,24 @@ from pathlib import Path
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from numpy.typing import NDArray
 from onnx import external_data_helper
 
 from edgeres import store
 from edgeres.errors import InputError, MissingRuntime, UsageError
 from edgeres.foreign.ends import Classes
-from edgeres.parity import Network
+from edgeres.parity import Array
+
+Run = Callable[[Array], Array]
+"""Images -> logits (N, classes), in the layout and the batch of a source."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A network as it was found. `network` runs it up to its logits, in its own layout and batch; `name` is what it is
+    """A network as it was found. `run` gives what computes its logits; `name` is what it is
     called beside ours."""
 
     model: onnx.ModelProto
-    network: Callable[[Classes], Network]
+    run: Callable[[Classes], Run]
     name: str
     digests: Mapping[str, str]
     packages: tuple[str, ...]
@@ -62,7 +64,7 @@ def _locations(model: onnx.ModelProto) -> list[str]:
     return sorted(found)
 
 
-def _original(model: onnx.ModelProto, logits: str) -> Network:
+def _original(model: onnx.ModelProto, logits: str) -> Run:
     """The model as it is, in ONNX Runtime without any optimisation, up to one tensor: (N, C) or (N, C, 1, 1)."""
     import onnxruntime
 
@@ -77,7 +79,7 @@ def _original(model: onnx.ModelProto, logits: str) -> Network:
     constants = {tensor.name for tensor in model.graph.initializer}
     name = next(value.name for value in session.get_inputs() if value.name not in constants)
 
-    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(images: Array) -> Array:
         made = np.asarray(session.run([logits], {name: images})[0])
         return made.reshape(len(made), -1)
 
@@ -93,11 +95,11 @@ def _program(path: Path) -> Source:
         raise UsageError(f"there is no program at {path}; check --weights.")
     program = Program(path)
 
-    def network(classes: Classes) -> Network:
+    def run(classes: Classes) -> Run:
         if classes.dropped:
             raise InputError(f"{path} ends in {classes.dropped}; export the program without it, to give logits.")
         return program
 
     return Source(
-        program.model, network, "torch", {"weights": store.digest(path)}, ("torch", "onnx", "onnx-ir", "onnxruntime")
+        program.model, run, "torch", {"weights": store.digest(path)}, ("torch", "onnx", "onnx-ir", "onnxruntime")
     )

@@ -24,7 +24,9 @@ from numpy.typing import NDArray
 from edgeres.errors import InputError
 
 OPERATOR = re.compile(r"torch\.ops\.aten\.\w+\.\w+|_operator\.(getitem|add|sub|mul|floordiv|mod|eq|ne|lt|le|gt|ge)")
-EXPRESSION = re.compile(r"(\s|[su]\d+|\d+|[-+*/(),]|Mod|FloorDiv|Max|Min)*")
+EXPRESSION = re.compile(
+    r"(\s|\d+|'?[su]\d+'?|[-+*/(),=]|Symbol|Integer|True|positive|nonnegative|integer|Add|Mul|Mod|FloorDiv|Max|Min)*"
+)
 STORED = re.compile(r"(weight|tensor)_\d+")
 
 

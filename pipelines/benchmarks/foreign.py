@@ -28,7 +28,7 @@ from edgeres.quantization.calibrate import calibrate
 from edgeres.quantization.quantize import quantize
 from edgeres.types import Target
 
-CALIBRATE, EVALUATE = 24, 40
+CALIBRATE, EVALUATE = 20, 30
 RUNTIMES = {"onnxruntime": Target("onnxruntime", "cpu"), "openvino": Target("openvino", "cpu")}
 RTX = Target("tensorrt-rtx", "sm86")
 LIGHT = sorted(path.stem.removeprefix("light_") for path in spelled.LIGHT.glob("*.onnx"))

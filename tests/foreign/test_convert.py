@@ -1,4 +1,4 @@
-"""Small classifiers as other exporters write them, and their one spelling; ONNX Runtime without any optimisation judges."""
+"""Small classifiers as other exporters write them, and their one spelling; ONNX Runtime, unoptimised, judges."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +46,9 @@ class Writer:
         pooled = self.add("Flatten", self.add("GlobalAveragePool", x))
         return self.add("Gemm", pooled, RANDOM.standard_normal((5, channels)), RANDOM.standard_normal(5), transB=1)
 
-    def model(self, *outputs: str, opset: int = 13, batch: Any = "n", old: bool = False, domain: str = "") -> ModelProto:
+    def model(
+        self, *outputs: str, opset: int = 13, batch: Any = "n", old: bool = False, domain: str = ""
+    ) -> ModelProto:
         made = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, 5]) for name in outputs]
         tensors = [numpy_helper.from_array(value, name) for name, value in self.constants.items()]
         inputs = [*self.inputs]
@@ -311,9 +313,7 @@ REFUSED: dict[str, tuple[Callable[[Writer], str], str]] = {
     "a loop": (loop, "is Loop, control flow"),
     "a recurrence": (lstm, "is LSTM, a recurrent operator"),
     "INT8": (
-        lambda net: net.add(
-            "DequantizeLinear", net.add("QuantizeLinear", net.conv("x"), np.float32(1)), np.float32(1)
-        ),
+        lambda net: net.add("DequantizeLinear", net.add("QuantizeLinear", net.conv("x"), np.float32(1)), np.float32(1)),
         "is QuantizeLinear, quantized already",
     ),
     "a custom operator": (
