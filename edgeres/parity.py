@@ -22,8 +22,8 @@ Network = Callable[[Array], Sequence[Array]]
 
 @dataclass(frozen=True)
 class Parity:
-    """How far ONNX Runtime's outputs are from the source's: the largest difference, absolute and relative to the largest
-    output, and the share of images with the same top-1."""
+    """How far ONNX Runtime's outputs are from the source's: the largest difference, absolute and relative to the
+    largest output, and the share of images with the same top-1."""
 
     images: int
     largest: float
@@ -51,10 +51,11 @@ def compare(
     differences = [float(np.abs(one - other).max()) for one, other in zip(found, exact, strict=True)]
     shares = [off / float(np.abs(other).max() or 1) for off, other in zip(differences, exact, strict=True)]
     worst = int(np.argmax(shares))  # NaN is the largest
-    if not shares[worst] <= TOLERANCE:  # also where it is NaN
+    relative = shares[worst]
+    if not relative <= TOLERANCE:  # also where it is NaN
         raise ParityError(
-            f"the exported network's {names[worst]} differ from {name}'s by {shares[worst]:.2g} of the largest (allowed "
+            f"the exported network's {names[worst]} differ from {name}'s by {relative:.2g} of the largest (allowed "
             f"{TOLERANCE:g}) on {len(images)} images; try another --opset, and please report it."
         )
     agreement = float((found[0].argmax(1) == exact[0].argmax(1)).mean())
-    return Parity(len(images), differences[worst], shares[worst], agreement)
+    return Parity(len(images), differences[worst], relative, agreement)

@@ -32,7 +32,7 @@ HEAVY = {
     "torch": {"export.py", "models/checkpoint.py", "models/program.py", "models/resnet.py"},
     "safetensors": {"models/checkpoint.py"},
     "onnxscript": set(),
-    "onnxruntime": {"parity.py", "foreign/export.py", "foreign/read.py", "foreign/simplify.py"}
+    "onnxruntime": {"parity.py", "foreign/convert.py", "foreign/read.py", "foreign/simplify.py"}
     | {"backends/onnxruntime.py", *EXACT},
     "openvino": {"backends/openvino.py"},
     "tensorrt": {"backends/tensorrt.py"},

@@ -20,8 +20,7 @@ Run = Callable[[Array], Array]
 
 @dataclass(frozen=True)
 class Source:
-    """A network as it was found. `run` gives what computes its logits; `name` is what it is
-    called beside ours."""
+    """A network as it was found. `run` gives what computes its logits; `name` is what it is called beside ours."""
 
     model: onnx.ModelProto
     run: Callable[[Classes], Run]

@@ -6,12 +6,14 @@ names is read first, and held against what a network needs.
 """
 
 import json
+import logging
 import os
 import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -21,7 +23,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from edgeres.errors import InputError
+from edgeres.errors import InputError, MissingRuntime
 
 OPERATOR = re.compile(r"torch\.ops\.aten\.\w+\.\w+|_operator\.(getitem|add|sub|mul|floordiv|mod|eq|ne|lt|le|gt|ge)")
 EXPRESSION = re.compile(
@@ -34,11 +36,13 @@ class Program:
     """A program: `model` as torch's exporter writes it in ONNX, and its outputs for images in torch."""
 
     def __init__(self, path: Path) -> None:
-        """InputError where the file is damaged, or holds more than operators and tensors."""
+        """InputError where the file is damaged, or holds more than operators and tensors; MissingRuntime without
+        onnxscript."""
+        if find_spec("onnxscript") is None:
+            raise MissingRuntime("a .pt2 file needs onnxscript; `pip install onnxscript`.")
         _inspect(path)
         try:
-            with _trusting_nothing(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with _trusting_nothing(), _silent():
                 program = torch.export.load(path)
                 exported = torch.onnx.export(program, dynamo=True, verbose=False)
         except Exception as error:  # a damaged or unknown program fails anywhere in torch
@@ -93,3 +97,17 @@ def _trusting_nothing() -> Iterator[None]:
         stack.enter_context(patch.dict(os.environ, {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}))
         stack.enter_context(patch.object(_package, "pickle", None))
         yield
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without torch's warnings of what it would do another day, and that torchvision, which is not used, is absent."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -2,7 +2,6 @@
 
 import io
 import pickle
-import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from foreign.test_convert import RANDOM, Writer
+from foreign.test_convert import Writer
 from onnx import TensorProto
 
 from edgeres import onnx_io, recipe, store
@@ -264,7 +263,7 @@ def test_a_program_that_names_what_could_run_code_is_refused(what: str, program:
 
 def test_what_is_no_program_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.pt2").write_text("this is text")
-    with pytest.raises(InputError, match="no program of torch.export"):
+    with pytest.raises(InputError, match=r"no program of torch\.export"):
         export(tmp_path / "text.pt2", tmp_path / "mine.onnx")
 
 
