@@ -136,8 +136,9 @@ class Graph:
         light.graph.input.extend(self.model.graph.input)
         light.graph.output.extend(self.model.graph.output)
         for tensor in self.model.graph.initializer:
-            # Weights by their shapes alone: inference copies what it is given, several times.
-            if tensor.data_type == onnx.TensorProto.FLOAT:
+            # Weights by their shapes alone: inference copies what it is given, several times. Vectors may say how large
+            # a tensor becomes, as the scales of Resize do.
+            if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) > 1:
                 light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
             else:
                 light.graph.initializer.append(tensor)

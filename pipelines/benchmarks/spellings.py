@@ -173,11 +173,12 @@ def light(name: str, path: Path) -> Path:
             made[node.output[0]] = numpy_helper.to_array(shapes[node.input[0]])
         else:
             nodes.append(node)
+    gain = 1 if any(node.op_type == "Sum" for node in nodes) else 2  # residual sums let activations grow
     uses = {name: (node.op_type, index) for node in nodes for index, name in enumerate(node.input)}
     behind = {node.input[0]: node.output[0] for node in nodes if node.op_type in ("Unsqueeze", "Reshape")}
     for tensor, shape in made.items():
         op, index = uses.get(behind.get(tensor, tensor), uses[tensor])
-        array = _weights(random, op, index, tuple(int(side) for side in shape))
+        array = _weights(random, op, index, tuple(int(side) for side in shape), gain)
         graph.initializer.append(numpy_helper.from_array(array.astype(np.float32), tensor))
     del graph.node[:]
     graph.node.extend(nodes)
@@ -185,9 +186,11 @@ def light(name: str, path: Path) -> Path:
     return path
 
 
-def _weights(random: np.random.Generator, op: str, index: int, shape: tuple[int, ...]) -> NDArray[np.float64]:
+def _weights(
+    random: np.random.Generator, op: str, index: int, shape: tuple[int, ...], gain: int
+) -> NDArray[np.float64]:
     if op in ("Conv", "Gemm") and index == 1:
-        return random.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
+        return random.standard_normal(shape) * np.sqrt(gain / np.prod(shape[1:]))
     if op == "Mul" or (op == "BatchNormalization" and index in (1, 4)):
         return random.uniform(0.7, 1.3, shape)
     return random.standard_normal(shape) * 0.1
