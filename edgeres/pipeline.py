@@ -46,8 +46,14 @@ class _Cell:
     precision: Precision
     scheme: str | None
     engine: Path
+    tuned: TargetPart
     known: dict[str, Any] = field(default_factory=dict)
     predictions: Path | None = None
+
+    @property
+    def source(self) -> str:
+        """The Q/DQ file that it is built from; targets of one scheme share it."""
+        return f"model.{self.scheme}{f'.{self.target.slug}' if self.tuned.keep else ''}.onnx"
 
 
 class _Run:
@@ -125,14 +131,16 @@ class _Run:
             if scheme:
                 schemes.find(scheme)
             engine = self.folder / "engines" / f"{target.slug}.{precision}{backend.suffix}"
-            cells.append(_Cell(target, precision, scheme, engine))
+            plain = TargetPart(target=part.target)
+            cells.append(_Cell(target, precision, scheme, engine, part if precision is Precision.INT8 else plain))
         return cells
 
     def _make(self, cell: _Cell, calibration: ImageSet, evaluation: ImageSet) -> None:
         """Quantize, build and evaluate one cell, as far as this machine can."""
         title = f"{cell.target} {cell.precision}"
         try:
-            made = engines.build(self._source(cell, calibration), cell.target, cell.engine)
+            source, tuned = self._source(cell, calibration), cell.tuned
+            made = engines.build(source, cell.target, cell.engine, batch=tuned.batch, settings=tuned.settings)
             self._told(made, f"{cell.engine.stat().st_size / 1e6:.1f} MB")
             cell.known |= {
                 "status": "built",
@@ -147,7 +155,8 @@ class _Run:
                     cell.target,
                     evaluation,
                     predictions,
-                    threads=self.recipe.bench.threads,
+                    threads=cell.tuned.threads or self.recipe.bench.threads,
+                    settings=cell.tuned.settings,
                     progress=advance,
                 )
             cell.predictions = predictions
@@ -165,7 +174,7 @@ class _Run:
         """The ONNX file of a cell's precision, made if it is not there."""
         if cell.scheme is None:
             return self.fp32
-        quantized = self.folder / f"model.{cell.scheme}.onnx"
+        quantized = self.folder / cell.source
         asked = self.recipe.quantization.model_dump()
         with self.progress.step(f"quantize for {cell.scheme}", None) as advance:
             made = quantize(
@@ -175,6 +184,7 @@ class _Run:
                 scheme=cell.scheme,
                 **asked,
                 images=calibration,
+                keep=cell.tuned.keep,
                 progress=advance,
             )
         self._told(made, "")
@@ -182,7 +192,7 @@ class _Run:
 
     def _explain(self, cell: _Cell, evaluation: ImageSet) -> None:
         """What INT8 does inside an engine; where that cannot be told, the cell goes without."""
-        source, out = self.folder / f"model.{cell.scheme}.onnx", self.folder / "layers" / f"{cell.engine.name}.json"
+        source, out = self.folder / cell.source, self.folder / "layers" / f"{cell.engine.name}.json"
         told = source.with_suffix(".errors.json")
         self._tell(cell, "layers", lambda: explain.layers(cell.engine, source, cell.target, out))
         self._tell(cell, "errors", lambda: explain.errors(self.fp32, source, evaluation, told))
@@ -205,9 +215,15 @@ class _Run:
         out = self.folder / "latency" / f"{cells[0].target.slug}.json"
         inputs = {cell.engine.name: str(cell.known["digest"]) for cell in cells}
         parameters = {**bench.model_dump(), "machine": machine.describe().model_dump()}
+        tuned = {cell.engine.name: [cell.tuned.threads, cell.tuned.settings] for cell in cells}
+        if any(map(any, tuned.values())):
+            parameters["tuned"] = tuned
 
         def write(path: Path) -> None:
-            subjects = [Subject(cell.engine, cell.target, bench.batch, bench.threads) for cell in cells]
+            subjects = [
+                Subject(cell.engine, cell.target, bench.batch, cell.tuned.threads or bench.threads, cell.tuned.settings)
+                for cell in cells
+            ]
             with self.progress.step(f"measure {cells[0].target}", (bench.rounds + 1) * len(cells)) as advance:
                 found = measure(subjects, bench.rounds, advance, throughputs=True)
             named = {cell.engine.name: one for cell, one in zip(cells, found, strict=True)}

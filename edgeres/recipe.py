@@ -55,11 +55,19 @@ class BenchPart(Part):
 
 
 class TargetPart(Part):
-    """[[targets]]: `target` as in `openvino:cpu`; the precisions and the scheme default to the runtime's best."""
+    """[[targets]]: `target` as in `openvino:cpu`; the precisions and the scheme default to the runtime's best.
+
+    The rest is what `edgeres tune` finds, for the INT8 engine: layers to `keep` in float, a fixed `batch`, `threads`,
+    and `settings`, the runtime's own options.
+    """
 
     target: Annotated[str, AfterValidator(lambda text: str(Target.parse(text)))]
     precisions: list[Precision] | None = None
     scheme: str | None = None
+    keep: list[str] = []
+    batch: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+    settings: dict[str, str] = {}
 
 
 def _short(value: object) -> object:

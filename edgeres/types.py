@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from edgeres.errors import InputError, UsageError
 
+Settings = Mapping[str, str]
+"""Options of a runtime by its own names."""
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Task = Literal["classification", "multi-label", "regression", "embedding", "features", "detection"]
 """What the outputs of a model are for, which decides how its accuracy is told."""
