@@ -21,7 +21,7 @@ from edgeres.progress import Progress, Silent
 from edgeres.quantization import schemes
 from edgeres.quantization.calibrate import calibrate
 from edgeres.quantization.quantize import find_options, quantize
-from edgeres.recipe import Recipe, TargetPart
+from edgeres.recipe import ModelPart, Recipe, TargetPart
 from edgeres.report import FILE
 from edgeres.schema import Accuracy, Cell, Latency, Model, Report
 from edgeres.store import Artifact, Sidecar
@@ -36,6 +36,19 @@ def run(path: Path, out: Path | None = None, progress: Progress | None = None) -
     read = recipe.read(path)
     folder = out or Path("build") / read.name
     return _Run(read, folder, progress or Silent()).report()
+
+
+def exported(model: ModelPart, out: Path) -> Artifact:
+    """The FP32 file of a recipe's network; raises what `export` raises."""
+    return export(
+        model.weights,
+        out,
+        model.arch,
+        opset=model.opset,
+        batch=model.batch,
+        preprocess=model.preprocess,
+        classes=model.classes,
+    )
 
 
 @dataclass
@@ -100,16 +113,7 @@ class _Run:
         return calibration, evaluation
 
     def _export(self) -> Artifact:
-        model = self.recipe.model
-        made = export(
-            model.weights,
-            self.fp32,
-            model.arch,
-            opset=model.opset,
-            batch=model.batch,
-            preprocess=model.preprocess,
-            classes=model.classes,
-        )
+        made = exported(self.recipe.model, self.fp32)
         self._told(made, f"parity with torch: {made.sidecar.results['relative']:.1e} of the largest logit")
         return made
 
@@ -131,8 +135,9 @@ class _Run:
             if scheme:
                 schemes.find(scheme)
             engine = self.folder / "engines" / f"{target.slug}.{precision}{backend.suffix}"
-            plain = TargetPart(target=part.target)
-            cells.append(_Cell(target, precision, scheme, engine, part if precision is Precision.INT8 else plain))
+            baseline = precision is not Precision.INT8 and Precision.INT8 in (part.precisions or backend.precisions)
+            tuned = TargetPart(target=part.target) if baseline else part
+            cells.append(_Cell(target, precision, scheme, engine, tuned))
         return cells
 
     def _make(self, cell: _Cell, calibration: ImageSet, evaluation: ImageSet) -> None:

@@ -44,6 +44,11 @@ class Trial:
     lane: Lane[Candidate] | None
     verdict: str
 
+    @property
+    def p50(self) -> float | None:
+        """Milliseconds, the median of its rounds; None where it did not race."""
+        return self.lane.p50 if self.lane else None
+
 
 @dataclass(frozen=True)
 class Tuned:
@@ -100,7 +105,8 @@ class _Search:
         if best is None:
             lanes += self._race("what holds the bound", [self._rescued(files[0].choice), EXACT])
             best = lanes[-2].candidate
-        settled = self._race(f"ways to run {best.choice.name}", list(space.runs(self.target, best.choice)))
+        ways = [*space.runs(self.target, best.choice), EXACT]
+        settled = self._race(f"ways to run {best.choice.name}", list(dict.fromkeys(ways)))
         best = next(lane.candidate for lane in settled if self._right(lane.candidate))
         raced = {lane.candidate: lane for lane in [*lanes, *settled]}
         tried = {one: self._trial(one, raced.get(one), best) for one in [*files, *raced]}
