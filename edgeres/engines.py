@@ -1,40 +1,79 @@
 """Engines as files: built with a sidecar that carries the model's description, verified before they are loaded."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from edgeres import backends, onnx_io, store
 from edgeres.backends import Engine, RuntimeLayer
 from edgeres.errors import UsageError
 from edgeres.store import Artifact, Sidecar
-from edgeres.types import Target
+from edgeres.types import Settings, Target
 
 
-def build(model: Path, target: Target, out: Path) -> Artifact:
-    """Build the engine of an ONNX file for a target; MissingRuntime, BuildError, UsageError for an unknown device."""
+def build(
+    model: Path, target: Target, out: Path, *, batch: int | None = None, settings: Settings | None = None
+) -> Artifact:
+    """Build the engine of an ONNX file for a target; MissingRuntime, BuildError, UsageError for an unknown device.
+
+    `batch` fixes a batch that the file leaves free, which lets a runtime plan ahead; UsageError where the file has
+    another. `settings` are those of `Backend.build`.
+    """
     store.distinct(out, model)
     backend = backends.find(target)
     if out.suffix != backend.suffix:
         raise UsageError(
             f"an engine of {target} is a {backend.suffix} file; name it {out.with_suffix(backend.suffix)}."
         )
-    parameters = {"target": str(target), "model": onnx_io.info(model).to_json()}
+    parameters: dict[str, Any] = {"target": str(target), "model": onnx_io.info(model).to_json()}
+    if batch:
+        parameters["batch"] = batch
+    if settings:
+        parameters["settings"] = dict(settings)
     made_from = {"model": store.digest(model)}
     versions = store.versions("edgeres", *backend.packages)
     sidecar = Sidecar("engine", made_from, parameters, versions, calibration=store.calibration(model))
-    return store.make(out, sidecar, lambda path: backend.build(model, target, path))
+
+    def write(path: Path) -> None:
+        with TemporaryDirectory() as folder:
+            source = _fixed(model, batch, Path(folder)) if batch else model
+            backend.build(source, target, path, settings or {})
+
+    return store.make(out, sidecar, write)
+
+
+def _fixed(model: Path, batch: int, folder: Path) -> Path:
+    """A copy with the batch fixed."""
+    loaded = onnx_io.load(model)
+    if (now := onnx_io.input_shape(loaded)[0]) not in (None, batch):
+        raise UsageError(f"{model} has a fixed batch of {now}, not {batch}; export it again.")
+    for value in (*loaded.graph.input, *loaded.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = batch
+    del loaded.graph.value_info[:]
+    made = folder / model.name
+    onnx_io.save(loaded, made)
+    return made
 
 
 def load(
-    path: Path, target: Target, threads: int | None = None, *, streams: int = 1, calibrating: bool = False
+    path: Path,
+    target: Target,
+    threads: int | None = None,
+    *,
+    streams: int = 1,
+    calibrating: bool = False,
+    settings: Settings | None = None,
 ) -> Engine:
     """Load an engine, or an ONNX file, for a target.
 
     An engine is a program: its digest is checked against its sidecar first, and InputError raised where they differ.
     UsageError where it was built for another target. An ONNX file fits any target, and needs no sidecar.
-    `threads`, `streams` and `calibrating` are those of `Backend.load`.
+    `threads`, `streams`, `calibrating` and `settings` are those of `Backend.load`.
     """
     _verify(path, target)
-    return backends.find(target).load(path, target, threads, streams=streams, calibrating=calibrating)
+    return backends.find(target).load(
+        path, target, threads, streams=streams, calibrating=calibrating, settings=settings or {}
+    )
 
 
 def inspect(path: Path, target: Target) -> list[RuntimeLayer]:

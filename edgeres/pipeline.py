@@ -22,7 +22,7 @@ from edgeres.progress import Progress, Silent
 from edgeres.quantization import schemes
 from edgeres.quantization.calibrate import calibrate
 from edgeres.quantization.quantize import find_options, quantize
-from edgeres.recipe import Recipe, TargetPart
+from edgeres.recipe import ModelPart, Recipe, TargetPart
 from edgeres.report import FILE
 from edgeres.schema import Cell, Latency, Model, Report
 from edgeres.store import Artifact, Sidecar
@@ -39,6 +39,21 @@ def run(path: Path, out: Path | None = None, progress: Progress | None = None) -
     return _Run(read, folder, progress or Silent()).report()
 
 
+def exported(model: ModelPart, out: Path) -> Artifact:
+    """The FP32 file of a recipe's network; raises what `export` raises."""
+    return export(
+        model.source,
+        out,
+        model.arch,
+        opset=model.opset,
+        batch=model.batch,
+        preprocess=model.preprocess,
+        classes=model.classes,
+        task=model.task,
+        features=model.features,
+    )
+
+
 @dataclass
 class _Cell:
     """A cell on its way: which file it is made from, and what is known of it so far."""
@@ -47,8 +62,14 @@ class _Cell:
     precision: Precision
     scheme: str | None
     engine: Path
+    tuned: TargetPart
     known: dict[str, Any] = field(default_factory=dict)
     predictions: Path | None = None
+
+    @property
+    def source(self) -> str:
+        """The Q/DQ file that it is built from; targets of one scheme share it."""
+        return f"model.{self.scheme}{f'.{self.target.slug}' if self.tuned.keep else ''}.onnx"
 
 
 class _Run:
@@ -95,19 +116,7 @@ class _Run:
         return calibration, evaluation
 
     def _export(self) -> Artifact:
-        model = self.recipe.model
-        made = export(
-            model.source,
-            self.fp32,
-            model.arch,
-            opset=model.opset,
-            batch=model.batch,
-            preprocess=model.preprocess,
-            classes=model.classes,
-            task=model.task,
-            features=model.features,
-        )
-        origin = "the original" if model.onnx else "torch"
+        made, origin = exported(self.recipe.model, self.fp32), "the original" if self.recipe.model.onnx else "torch"
         self._told(made, f"parity with {origin}: {made.sidecar.results['relative']:.1e} of the largest output")
         return made
 
@@ -129,14 +138,17 @@ class _Run:
             if scheme:
                 schemes.find(scheme)
             engine = self.folder / "engines" / f"{target.slug}.{precision}{backend.suffix}"
-            cells.append(_Cell(target, precision, scheme, engine))
+            baseline = precision is not Precision.INT8 and Precision.INT8 in (part.precisions or backend.precisions)
+            tuned = TargetPart(target=part.target) if baseline else part
+            cells.append(_Cell(target, precision, scheme, engine, tuned))
         return cells
 
     def _make(self, cell: _Cell, calibration: ImageSet, evaluation: ImageSet) -> None:
         """Quantize, build and evaluate one cell, as far as this machine can."""
         title = f"{cell.target} {cell.precision}"
         try:
-            made = engines.build(self._source(cell, calibration), cell.target, cell.engine)
+            source, tuned = self._source(cell, calibration), cell.tuned
+            made = engines.build(source, cell.target, cell.engine, batch=tuned.batch, settings=tuned.settings)
             self._told(made, f"{cell.engine.stat().st_size / 1e6:.1f} MB")
             cell.known |= {
                 "status": "built",
@@ -159,7 +171,8 @@ class _Run:
     def _evaluate(self, cell: _Cell, images: ImageSet, progress: Callable[[int], object]) -> Path:
         """What an engine gives, or for maps their error against FP32."""
         out = self.folder / "predictions" / f"{cell.engine.name}.npz"
-        options: dict[str, Any] = {"threads": self.recipe.bench.threads, "progress": progress}
+        threads, settings = cell.tuned.threads or self.recipe.bench.threads, cell.tuned.settings
+        options: dict[str, Any] = {"threads": threads, "settings": settings, "progress": progress}
         if onnx_io.info(self.fp32).task in maps.TASKS:
             out = out.with_suffix(".json")
             maps.evaluate(cell.engine, cell.target, self.fp32, images, out, **options)
@@ -171,7 +184,7 @@ class _Run:
         """The ONNX file of a cell's precision, made if it is not there."""
         if cell.scheme is None:
             return self.fp32
-        quantized = self.folder / f"model.{cell.scheme}.onnx"
+        quantized = self.folder / cell.source
         asked = self.recipe.quantization.model_dump()
         with self.progress.step(f"quantize for {cell.scheme}", None) as advance:
             made = quantize(
@@ -181,6 +194,7 @@ class _Run:
                 scheme=cell.scheme,
                 **asked,
                 images=calibration,
+                keep=cell.tuned.keep,
                 progress=advance,
             )
         self._told(made, "")
@@ -188,7 +202,7 @@ class _Run:
 
     def _explain(self, cell: _Cell, evaluation: ImageSet) -> None:
         """What INT8 does inside an engine; where that cannot be told, the cell goes without."""
-        source, out = self.folder / f"model.{cell.scheme}.onnx", self.folder / "layers" / f"{cell.engine.name}.json"
+        source, out = self.folder / cell.source, self.folder / "layers" / f"{cell.engine.name}.json"
         told = source.with_suffix(".errors.json")
         self._tell(cell, "layers", lambda: explain.layers(cell.engine, source, cell.target, out))
         self._tell(cell, "errors", lambda: explain.errors(self.fp32, source, evaluation, told))
@@ -211,9 +225,15 @@ class _Run:
         out = self.folder / "latency" / f"{cells[0].target.slug}.json"
         inputs = {cell.engine.name: str(cell.known["digest"]) for cell in cells}
         parameters = {**bench.model_dump(), "machine": machine.describe().model_dump()}
+        tuned = {cell.engine.name: [cell.tuned.threads, cell.tuned.settings] for cell in cells}
+        if any(map(any, tuned.values())):
+            parameters["tuned"] = tuned
 
         def write(path: Path) -> None:
-            subjects = [Subject(cell.engine, cell.target, bench.batch, bench.threads) for cell in cells]
+            subjects = [
+                Subject(cell.engine, cell.target, bench.batch, cell.tuned.threads or bench.threads, cell.tuned.settings)
+                for cell in cells
+            ]
             with self.progress.step(f"measure {cells[0].target}", (bench.rounds + 1) * len(cells)) as advance:
                 found = measure(subjects, bench.rounds, advance, throughputs=True)
             named = {cell.engine.name: one for cell, one in zip(cells, found, strict=True)}

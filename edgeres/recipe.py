@@ -1,5 +1,7 @@
 """A recipe: one TOML file that says what to make, from what, for which targets, and what it is held to."""
 
+import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from edgeres import store
 from edgeres.errors import InputError, UsageError
 from edgeres.types import Precision, Target, Task
 
@@ -72,11 +75,19 @@ class BenchPart(Part):
 
 
 class TargetPart(Part):
-    """[[targets]]: `target` as in `openvino:cpu`; the precisions and the scheme default to the runtime's best."""
+    """[[targets]]: `target` as in `openvino:cpu`; the precisions and the scheme default to the runtime's best.
+
+    The rest is what `edgeres tune` finds, for the INT8 engine: layers to `keep` in float, a fixed `batch`, `threads`,
+    and `settings`, the runtime's own options.
+    """
 
     target: Annotated[str, AfterValidator(lambda text: str(Target.parse(text)))]
     precisions: list[Precision] | None = None
     scheme: str | None = None
+    keep: list[str] = []
+    batch: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+    settings: dict[str, str] = {}
 
 
 def _short(value: object) -> object:
@@ -120,6 +131,30 @@ def read(path: Path) -> Recipe:
             "data": _absolute(recipe.data, here, "calibration", "evaluation"),
         }
     )
+
+
+def write(recipe: Recipe, path: Path) -> None:
+    """Write a recipe that `read` reads alike, paths from its own folder on; what is left at its default is left out."""
+    content = recipe.model_dump(mode="json", exclude_defaults=True)
+    here = path.resolve().parent
+    content["model"]["onnx" if recipe.model.onnx else "weights"] = os.path.relpath(recipe.model.source, here)
+    content["data"] |= {
+        name: os.path.relpath(getattr(recipe.data, name), here) for name in ("calibration", "evaluation")
+    }
+    tables = {key: value for key, value in content.items() if isinstance(value, dict)}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in content.items() if not isinstance(value, dict | list)]
+    for key, table in tables.items():
+        lines += ["", f"[{key}]", *(f"{name} = {_toml(value)}" for name, value in table.items())]
+    for target in content["targets"]:
+        lines += ["", "[[targets]]", *(f"{name} = {_toml(value)}" for name, value in target.items())]
+    store.write_bytes(path, ("\n".join(lines) + "\n").encode())
+
+
+def _toml(value: Any) -> str:
+    """A value in TOML, whose strings, numbers and lists of them are written as JSON's are."""
+    if not isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    return f"{{ {', '.join(f'{json.dumps(key)} = {_toml(one)}' for key, one in value.items())} }}"
 
 
 def _absolute(part: Part, here: Path, *names: str) -> Part:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from edgeres.errors import InputError, UsageError
 
+Settings = Mapping[str, str]
+"""Options of a runtime by its own names."""
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 CropMode = Literal["center", "floor", "squash", "border"]
 Task = Literal["classification", "multi-label", "regression", "embedding", "features", "detection"]

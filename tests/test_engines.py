@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 
-from edgeres import engines, onnx_io, store
-from edgeres.errors import InputError, UsageError
+from edgeres import backends, engines, onnx_io, store
+from edgeres.errors import BuildError, InputError, UsageError
 from edgeres.types import Target
 
 CPU = Target("onnxruntime", "cpu")
@@ -102,3 +104,48 @@ def test_an_onnx_file_needs_no_sidecar_and_fits_any_target(exported: Path, tmp_p
 def test_the_packages_of_a_target_decide_what_it_computes() -> None:
     assert engines.packages(CPU) == ("onnxruntime",)
     assert engines.packages(Target("tensorrt-rtx", "sm86")) == ("tensorrt-rtx",)
+
+
+@pytest.mark.parametrize("target", [CPU, OPENVINO], ids=str)
+def test_a_batch_that_is_fixed_is_the_engines(target: Target, exported: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="the extra `openvino` is not installed")
+    images = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
+    free = engines.load(exported, target)
+    made = engines.build(exported, target, tmp_path / f"x{'.blob' if target == OPENVINO else '.onnx'}", batch=2)
+    fixed = engines.load(made.path, target)
+    assert (free.input_shape[0], fixed.input_shape[0]) == (None, 2)
+    np.testing.assert_allclose(fixed.run(images), free.run(images), atol=1e-4)
+    assert made.sidecar.key != engines.build(exported, target, made.path).sidecar.key
+    if target == CPU:
+        engines.build(exported, target, made.path, batch=2)
+        with pytest.raises(UsageError, match="has a fixed batch of 2, not 4; export it again"):
+            engines.build(made.path, target, tmp_path / "y.onnx", batch=4)
+
+
+def test_settings_reach_the_runtime(exported: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="the extra `openvino` is not installed")
+    compiled = engines.load(exported, OPENVINO, settings={"INFERENCE_NUM_THREADS": "1"})
+    assert compiled.properties["threads"] == "1"
+    made = engines.build(exported, OPENVINO, tmp_path / "x.blob", settings={"INFERENCE_NUM_THREADS": "1"})
+    assert made.sidecar.parameters["settings"] == {"INFERENCE_NUM_THREADS": "1"}
+    plain, basic = (
+        len(_optimized(exported, tmp_path, settings)) for settings in ({}, {"graph_optimization_level": "disable_all"})
+    )
+    assert plain < basic
+
+
+def _optimized(path: Path, folder: Path, settings: dict[str, str]) -> list[onnx.NodeProto]:
+    """What ONNX Runtime runs."""
+    out = folder / "optimized.onnx"
+    backends.find(CPU)._session(path, CPU, None, out, settings)  # type: ignore[attr-defined]
+    return list(onnx.load(out).graph.node)
+
+
+def test_settings_that_are_none_are_refused(exported: Path) -> None:
+    pytest.importorskip("openvino", reason="the extra `openvino` is not installed")
+    with pytest.raises(UsageError, match="'fastest' is not one of onnxruntime's: disable_all, basic"):
+        engines.load(exported, CPU, settings={"graph_optimization_level": "fastest"})
+    with pytest.raises(BuildError, match=r"openvino refuses .*for CPU"):
+        engines.load(exported, OPENVINO, settings={"NO_SUCH_THING": "1"})
+    with pytest.raises(UsageError, match="tensorrt-rtx takes no settings such as fast; leave them out"):
+        engines.build(exported, Target("tensorrt-rtx", "sm86"), exported.with_suffix(".engine"), settings={"fast": "1"})

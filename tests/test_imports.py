@@ -13,6 +13,7 @@ ROOT = Path(edgeres.__file__).parent
 LAYERS = (
     {"__main__"},
     {"cli"},
+    {"tune"},
     {"pipeline", "ab", "baseline", "junit", "loadgen"},
     {"explain"},
     {"inspect"},

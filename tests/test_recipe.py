@@ -149,3 +149,27 @@ def test_the_recipes_of_the_project_are_whole(path: Path) -> None:
     assert read.name == path.stem
     for source in (read.data.calibration, read.data.evaluation):
         assert source.exists()
+
+
+def test_a_recipe_is_written_as_it_was_read(tmp_path: Path) -> None:
+    more = """
+[model.preprocess]
+mean = [0.5, 0.5, 0.25]
+[check]
+latency_p50 = "5%"
+top1_drop = 0.5
+"""
+    tuned = 'keep = ["conv1", "a \\"b\\""], batch = 1, settings = { "a.b" = "NO" }'
+    target = f'[{{ target = "openvino:cpu", {tuned} }}, "onnxruntime:cpu"]'
+    read = recipe.read(written(tmp_path, SHORT.replace('["openvino:cpu"]', target) + more))
+    out = tmp_path / "elsewhere" / "deep" / "small.toml"
+    recipe.write(read, out)
+    again = recipe.read(out)
+    paths = [(one.model.weights, one.data.calibration, one.data.evaluation) for one in (read, again)]
+    assert [path.resolve() for path in paths[0]] == [path.resolve() for path in paths[1]]
+    lasting = [
+        one.model_dump(exclude={"model": {"weights"}, "data": {"calibration", "evaluation"}}) for one in (read, again)
+    ]
+    assert lasting[0] == lasting[1]
+    assert 'weights = "../../recipes/weights.pth"' in out.read_text()
+    assert "rounds" not in out.read_text()

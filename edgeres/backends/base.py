@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.errors import InputError
-from edgeres.types import Precision, Target
+from edgeres.types import Precision, Settings, Target
+
+NONE: Settings = {}
 
 
 @dataclass(frozen=True)
@@ -116,18 +118,29 @@ class Backend(ABC):
         """The name of the quantization scheme that is best for a target."""
 
     @abstractmethod
-    def build(self, model: Path, target: Target, out: Path) -> None:
-        """Write the engine of an ONNX model; MissingRuntime, UsageError for an unknown device, BuildError."""
+    def build(self, model: Path, target: Target, out: Path, settings: Settings = NONE) -> None:
+        """Write the engine of an ONNX model; MissingRuntime, UsageError for an unknown device, BuildError.
+
+        `settings` are the runtime's own options, by its names; UsageError where it takes none.
+        """
 
     @abstractmethod
     def load(
-        self, path: Path, target: Target, threads: int | None = None, *, streams: int = 1, calibrating: bool = False
+        self,
+        path: Path,
+        target: Target,
+        threads: int | None = None,
+        *,
+        streams: int = 1,
+        calibrating: bool = False,
+        settings: Settings = NONE,
     ) -> Engine:
         """Load an engine, or an ONNX file, which is then compiled in memory. Digests were verified by the caller.
 
         `threads` None leaves the runtime's own default. They are shared among `streams`, where the runtime can have
         several calls under way: `Engine.streams` says; 0 asks for as many as give the most images a second.
-        `calibrating` admits bfloat16 where the device has it. MissingRuntime, BuildError, UsageError as in `build`.
+        `calibrating` admits bfloat16 where the device has it. `settings`, MissingRuntime, BuildError, UsageError as in
+        `build`.
         """
 
     @abstractmethod

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from edgeres import machine, onnx_io
-from edgeres.backends.base import Availability, Backend, Engine, RuntimeLayer
+from edgeres.backends.base import NONE, Availability, Backend, Engine, RuntimeLayer
 from edgeres.errors import BuildError, MissingRuntime, UsageError
-from edgeres.types import Target
+from edgeres.types import Settings, Target
 
 PROVIDERS = {
     "cpu": ("CPUExecutionProvider", "onnxruntime"),
@@ -83,18 +83,25 @@ class OnnxRuntime(Backend):
     def scheme(self, target: Target) -> str:
         return "tensorrt" if target.device == "tensorrt" else "onnxruntime"
 
-    def build(self, model: Path, target: Target, out: Path) -> None:
+    def build(self, model: Path, target: Target, out: Path, settings: Settings = NONE) -> None:
         self._provider(target)
         onnx_io.load(model)
         out.write_bytes(model.read_bytes())
 
     def load(
-        self, path: Path, target: Target, threads: int | None = None, *, streams: int = 1, calibrating: bool = False
+        self,
+        path: Path,
+        target: Target,
+        threads: int | None = None,
+        *,
+        streams: int = 1,
+        calibrating: bool = False,
+        settings: Settings = NONE,
     ) -> Engine:
         if not streams:
             streams = min(threads or machine.cores(), STREAMS) if target.device == "cpu" else 1
         each = max(1, (threads or machine.cores()) // streams) if streams > 1 else threads
-        return _Session(self._session(path, target, each), _runtime().__version__, each, streams)
+        return _Session(self._session(path, target, each, settings=settings), _runtime().__version__, each, streams)
 
     def inspect(self, path: Path, target: Target) -> list[RuntimeLayer]:
         with TemporaryDirectory() as folder:
@@ -102,7 +109,14 @@ class OnnxRuntime(Backend):
             self._session(path, target, None, optimized)
             return _layers(onnx_io.load(optimized).graph)
 
-    def _session(self, path: Path, target: Target, threads: int | None, optimized: Path | None = None) -> Any:
+    def _session(
+        self,
+        path: Path,
+        target: Target,
+        threads: int | None,
+        optimized: Path | None = None,
+        settings: Settings = NONE,
+    ) -> Any:
         """A session on the target's provider; the graph that it runs is written to `optimized`."""
         provider = self._provider(target)
         onnxruntime = _runtime()
@@ -115,6 +129,11 @@ class OnnxRuntime(Backend):
             options.intra_op_num_threads = threads
         if optimized:
             options.optimized_model_filepath = str(optimized)
+        for key, value in settings.items():
+            if key == "graph_optimization_level":
+                options.graph_optimization_level = _level(value)
+            else:
+                options.add_session_config_entry(key, value)
         types = {tensor.data_type for tensor in onnx_io.load(path).graph.initializer}
         # It makes INT32 biases whose scale is a product of float16 scales, which underflows: logits of another image.
         harmful = ["WeightBiasQuantization"] if TensorProto.FLOAT16 in types else []
@@ -138,6 +157,17 @@ class OnnxRuntime(Backend):
         if target.device not in PROVIDERS:
             raise UsageError(f"target {target}: onnxruntime has no {target.device!r}; it has {', '.join(PROVIDERS)}.")
         return PROVIDERS[target.device][0]
+
+
+def _level(name: str) -> Any:
+    """`basic`, `extended` or `all` of the graph's optimisations."""
+    try:
+        return getattr(
+            _runtime().GraphOptimizationLevel, f"ORT_{'ENABLE_' if name != 'disable_all' else ''}{name.upper()}"
+        )
+    except AttributeError:
+        known = "disable_all, basic, extended, layout or all"
+        raise UsageError(f"graph_optimization_level {name!r} is not one of onnxruntime's: {known}.") from None
 
 
 class _Session(Engine):

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres import store
-from edgeres.backends.base import Availability, Backend, Engine, RuntimeLayer
+from edgeres.backends.base import NONE, Availability, Backend, Engine, RuntimeLayer
 from edgeres.errors import BuildError, MissingRuntime, UsageError
-from edgeres.types import Target
+from edgeres.types import Settings, Target
 
 DEVICES = ("cpu", "gpu", "npu")
 OPERATORS = {
@@ -72,22 +72,35 @@ class OpenVino(Backend):
     def scheme(self, target: Target) -> str:
         return "openvino"
 
-    def build(self, model: Path, target: Target, out: Path) -> None:
+    def build(self, model: Path, target: Target, out: Path, settings: Settings = NONE) -> None:
         stream = io.BytesIO()
-        self._compile(model, target, None).export_model(stream)
+        self._compile(model, target, settings=settings).export_model(stream)
         out.write_bytes(stream.getvalue())
 
     def load(
-        self, path: Path, target: Target, threads: int | None = None, *, streams: int = 1, calibrating: bool = False
+        self,
+        path: Path,
+        target: Target,
+        threads: int | None = None,
+        *,
+        streams: int = 1,
+        calibrating: bool = False,
+        settings: Settings = NONE,
     ) -> Engine:
-        return _Compiled(self._compile(path, target, threads, streams, calibrating), target)
+        return _Compiled(self._compile(path, target, threads, streams, calibrating, settings), target)
 
     def inspect(self, path: Path, target: Target) -> list[RuntimeLayer]:
-        operations = self._compile(path, target, None).get_runtime_model().get_ordered_ops()
+        operations = self._compile(path, target).get_runtime_model().get_ordered_ops()
         return [_layer(one) for one in operations if _told(one, "layerType") not in ("Const", "Input", "Output")]
 
     def _compile(
-        self, path: Path, target: Target, threads: int | None, streams: int = 1, calibrating: bool = False
+        self,
+        path: Path,
+        target: Target,
+        threads: int | None = None,
+        streams: int = 1,
+        calibrating: bool = False,
+        settings: Settings = NONE,
     ) -> Any:
         if target.device not in DEVICES:
             raise UsageError(f"target {target}: openvino has no {target.device!r}; it has {', '.join(DEVICES)}.")
@@ -105,6 +118,7 @@ class OpenVino(Backend):
             config["PERFORMANCE_HINT"] = "THROUGHPUT"
         if calibrating and "BF16" in core.get_property(device, "OPTIMIZATION_CAPABILITIES"):
             config["INFERENCE_PRECISION_HINT"] = "bf16"
+        config |= settings
         try:
             if path.suffix == ".onnx":
                 return core.compile_model(core.read_model(path), device, config)

@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 
 from edgeres import errors, onnx_io
 from edgeres.backends import tensorrt_layers
-from edgeres.backends.base import Availability, Backend, Engine, RuntimeLayer
+from edgeres.backends.base import NONE, Availability, Backend, Engine, RuntimeLayer
 from edgeres.errors import BuildError, EdgeresError, InputError, MissingRuntime, UsageError
-from edgeres.types import Precision, Target
+from edgeres.types import Precision, Settings, Target
 
 CURRENT = "current"
 DEVICES = {
@@ -102,7 +102,8 @@ class TensorRT(Backend):
         # TensorRT for RTX has no INT8 convolutions for Turing: it would compute Q/DQ in float16, slower than without.
         return "fp16" if target == Target("tensorrt-rtx", "sm75") else "tensorrt"
 
-    def build(self, model: Path, target: Target, out: Path) -> None:
+    def build(self, model: Path, target: Target, out: Path, settings: Settings = NONE) -> None:
+        _refuse(self.name, settings)
         self._build(model, target, out)
 
     def inspect(self, path: Path, target: Target) -> list[RuntimeLayer]:
@@ -136,9 +137,17 @@ class TensorRT(Backend):
         return str(reply["plan"])
 
     def load(
-        self, path: Path, target: Target, threads: int | None = None, *, streams: int = 1, calibrating: bool = False
+        self,
+        path: Path,
+        target: Target,
+        threads: int | None = None,
+        *,
+        streams: int = 1,
+        calibrating: bool = False,
+        settings: Settings = NONE,
     ) -> "_Loaded":
         """As in `Backend`; `threads` and `streams` change nothing: the GPU computes, one call after the other."""
+        _refuse(self.name, settings)
         self._check(target)
         gpu = self._present(target)
         trt = _import(self.name)
@@ -230,6 +239,11 @@ def _context(trt: Any, engine: Any) -> Any:
     config = engine.create_runtime_config()
     config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
     return engine.create_execution_context(config)
+
+
+def _refuse(name: str, settings: Settings) -> None:
+    if settings:
+        raise UsageError(f"{name} takes no settings such as {next(iter(settings))}; leave them out.")
 
 
 def _import(name: str) -> Any:

@@ -6,8 +6,43 @@ from typing import Annotated
 
 import typer
 
-from edgeres.cli.common import FAILED, INCONCLUSIVE, OK, REGRESSED, AsJson, Out, Threads, app, progress, show
+from edgeres.cli.common import (
+    FAILED,
+    INCONCLUSIVE,
+    OK,
+    REGRESSED,
+    AsJson,
+    Out,
+    TargetName,
+    Threads,
+    app,
+    progress,
+    show,
+)
 from edgeres.errors import UsageError
+
+
+@app.command()
+def tune(
+    recipe: Annotated[Path, typer.Argument(help="A recipe (.toml): its network and images are used.")],
+    target: TargetName,
+    out: Out,
+    max_drop: Annotated[float, typer.Option(min=0, help="Points of top-1 that may be lost against FP32.")] = 0.5,
+    minutes: Annotated[float, typer.Option(min=0.1, help="After so many no measurement is begun.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Find the fastest engine for a target that loses no more than a bound, and write the recipe that makes it."""
+    from edgeres import recipe as recipes
+    from edgeres import tune as step
+    from edgeres.tune import show as shown
+    from edgeres.types import Target
+
+    read, folder = recipes.read(recipe), out.with_suffix("")
+    made, found = step.tune_recipe(
+        read, Target.parse(target), folder, max_drop=max_drop, minutes=minutes, progress=progress()
+    )
+    recipes.write(made, out)
+    show(f"{shown.text(found)}\n{out}: written", {"out": str(out), **shown.to_json(found)}, as_json)
 
 
 @app.command()

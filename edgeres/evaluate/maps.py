@@ -19,7 +19,7 @@ from edgeres.evaluate.detection import mean_average_precision
 from edgeres.evaluate.paired import Array, Statistic, mean
 from edgeres.schema import Score
 from edgeres.store import Artifact, Sidecar
-from edgeres.types import Target, Task
+from edgeres.types import Settings, Target, Task
 
 TASKS: tuple[Task, ...] = ("features", "detection")
 OVERLAPS = (0.5, 0.75)
@@ -35,6 +35,7 @@ def compare(
     images: ImageSet,
     *,
     threads: int | None = None,
+    settings: Settings | None = None,
     progress: Callable[[int], object] = lambda images: None,
 ) -> list[Score]:
     """Of a detector the mAP of its boxes at each of `OVERLAPS`, then of each output the SQNR over all values and
@@ -45,7 +46,7 @@ def compare(
     """
     info = onnx_io.info(engine)
     images.refuse(store.calibration(engine), f"of {engine}")
-    ours, exact = engines.load(engine, target, threads), engines.load(reference, EXACT, threads)
+    ours, exact = engines.load(engine, target, threads, settings=settings), engines.load(reference, EXACT, threads)
     size = ours.input_shape[0] or exact.input_shape[0] or 1
     detect = boxes.detector(info.arch) if info.task == "detection" else None
     found: tuple[list[boxes.Boxes], list[boxes.Boxes]] = [], []
@@ -72,8 +73,8 @@ def compare(
         for label, figure in figures.items():
             value = float(figure(np.ones((1, len(images))))[0])
             interval = bootstrap.over_images(figure, len(images))
-            given = {**common, "unit": "dB" if label == "SQNR" else "", "interval": interval}
-            made.append(Score(name=f"{label} {name}", value=value, **given))
+            more = {**common, "unit": "dB" if label == "SQNR" else "", "interval": interval}
+            made.append(Score(name=f"{label} {name}", value=value, **more))
     return made
 
 
@@ -103,16 +104,19 @@ def evaluate(
     out: Path,
     *,
     threads: int | None = None,
+    settings: Settings | None = None,
     progress: Callable[[int], object] = lambda images: None,
 ) -> Artifact:
     """`compare`, kept as a file that `scores` reads."""
 
     def write(path: Path) -> None:
-        found = compare(engine, target, reference, images, threads=threads, progress=progress)
+        found = compare(engine, target, reference, images, threads=threads, settings=settings, progress=progress)
         path.write_text(json.dumps([score.model_dump() for score in found], indent=2), encoding="utf-8")
 
     made_from = {"engine": store.digest(engine), "reference": store.digest(reference), "images": images.digest}
-    parameters = {"target": str(target), "threads": threads, "machine": machine.describe().identity}
+    parameters: dict[str, Any] = {"target": str(target), "threads": threads, "machine": machine.describe().identity}
+    if settings:
+        parameters["settings"] = dict(settings)
     packages = store.versions("edgeres", "onnxruntime", *engines.packages(target))
     return store.make(out, Sidecar("maps", made_from, parameters, packages), write)
 

@@ -19,7 +19,7 @@ from edgeres.data import ImageSet, batches
 from edgeres.errors import BuildError, InputError, UsageError
 from edgeres.onnx_io import ModelInfo
 from edgeres.store import Artifact, Sidecar
-from edgeres.types import Target, Task
+from edgeres.types import Settings, Target, Task
 
 TOP = 5
 BATCH = 8
@@ -52,6 +52,7 @@ def predict(
     images: ImageSet,
     *,
     threads: int | None = None,
+    settings: Settings | None = None,
     progress: Callable[[int], object] = lambda images: None,
 ) -> Predictions:
     """Run labelled images through an engine; `progress` is told how many more are done.
@@ -62,7 +63,7 @@ def predict(
     info = onnx_io.info(engine)
     known = _labels(images, info)
     images.refuse(store.calibration(engine), f"of {engine}")
-    loaded = engines.load(engine, target, threads, streams=0)
+    loaded = engines.load(engine, target, threads, streams=0, settings=settings)
     size = loaded.input_shape[0] or BATCH
 
     def given() -> Iterator[NDArray[np.float32]]:
@@ -106,12 +107,13 @@ def evaluate(
     out: Path,
     *,
     threads: int | None = None,
+    settings: Settings | None = None,
     progress: Callable[[int], object] = lambda images: None,
 ) -> Artifact:
     """`predict`, kept as a file that `predictions` reads."""
 
     def write(path: Path) -> dict[str, Any]:
-        found = predict(engine, target, images, threads=threads, progress=progress)
+        found = predict(engine, target, images, threads=threads, settings=settings, progress=progress)
         texts: dict[str, Any] = {key: np.array(getattr(found, key)) for key in ("names", "classes", "dataset", "task")}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, outputs=found.outputs, labels=found.labels, **texts)
@@ -119,12 +121,14 @@ def evaluate(
         return {"images_per_second": found.images_per_second}
 
     made_from = {"engine": store.digest(engine), "images": images.digest}
-    parameters = {
+    parameters: dict[str, Any] = {
         "target": str(target),
         "threads": threads,
         "machine": machine.describe().identity,  # without VNNI the same engine can answer otherwise
         "model": onnx_io.info(engine).to_json(),
     }
+    if settings:
+        parameters["settings"] = dict(settings)
     packages = store.versions("edgeres", *engines.packages(target))
     return store.make(out, Sidecar("predictions/3", made_from, parameters, packages), write)
 

@@ -5,7 +5,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from edgeres import engines, machine
 from edgeres.backends import Engine
 from edgeres.errors import EdgeresError, UsageError
 from edgeres.measure import conditions, energy
-from edgeres.types import Target
+from edgeres.types import Settings, Target
 
 SAMPLES = 50
 """Fewest timed calls a round."""
@@ -36,18 +36,20 @@ THROUGHPUT_SECONDS = 0.3
 
 @dataclass(frozen=True)
 class Subject:
-    """An engine file to be measured. `threads` None leaves the runtime's default; a fixed batch is the engine's own."""
+    """An engine file to be measured. `threads` None leaves the runtime's default; a fixed batch is the engine's own;
+    `settings` are the runtime's own options."""
 
     path: Path
     target: Target
     batch: int = 1
     threads: int | None = None
+    settings: Settings = field(default_factory=dict)
 
 
 def latency(subject: Subject) -> dict[str, Any]:
     """One round: `samples` and `device` (the device's own part, empty where the runtime does not tell it) in
     milliseconds, the `conditions` meanwhile, what really ran; UsageError where the engine has another fixed batch."""
-    engine = engines.load(subject.path, subject.target, subject.threads)
+    engine = engines.load(subject.path, subject.target, subject.threads, settings=subject.settings)
     fixed = engine.input_shape[0]
     if fixed and subject.batch not in (1, fixed):
         raise UsageError(f"{subject.path} has a fixed batch of {fixed}, not {subject.batch}; leave --batch out.")
@@ -116,7 +118,7 @@ def throughput(subject: Subject) -> dict[str, Any]:
     """Images a second at each batch, call after call and with a stream for each thread, as `schema.Throughput`."""
     found = []
     for streams in dict.fromkeys((1, subject.threads or machine.cores())):
-        engine = engines.load(subject.path, subject.target, subject.threads, streams=streams)
+        engine = engines.load(subject.path, subject.target, subject.threads, streams=streams, settings=subject.settings)
         if engine.streams < streams:
             continue
         for batch in (fixed,) if (fixed := engine.input_shape[0]) else BATCHES:
@@ -145,7 +147,7 @@ def main(task: str, request: str) -> None:
     """One engine, one line of JSON: what `latency` or `throughput` found, or the error."""
     asked = json.loads(request)
     try:
-        subject = Subject(Path(asked["path"]), Target.parse(asked["target"]), asked["batch"], asked["threads"])
+        subject = Subject(**{**asked, "path": Path(asked["path"]), "target": Target.parse(asked["target"])})
         answer = {"latency": latency, "throughput": throughput}[task](subject)
     except EdgeresError as error:
         answer = {"error": type(error).__name__, "message": str(error)}

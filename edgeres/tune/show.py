@@ -1,0 +1,26 @@
+"""What a search found, as text and as JSON."""
+
+from dataclasses import asdict
+from typing import Any
+
+from edgeres.figures import number
+from edgeres.tune.search import Trial, Tuned
+
+
+def text(found: Tuned) -> str:
+    """The choice first, then all trials and why each was not it."""
+    best, exact = found.best, found.reference
+    faster = f"{exact.lane.ratio:.2f}x as fast as FP32" if exact.lane else ""
+    lost = f"top-1 drop {best.quality.drop:+.2f} points on {found.images} images" if best.quality else ""
+    return "\n".join([f"{best.candidate.name}: {faster}, {lost}", f"engine: {found.engine}", *map(_line, found.trials)])
+
+
+def _line(trial: Trial) -> str:
+    time = f"{number(trial.p50)} ms" if trial.p50 else "not run"
+    return f"{time:>12}  {trial.candidate.name}: {trial.verdict}"
+
+
+def to_json(found: Tuned) -> dict[str, Any]:
+    """Every trial with its figures; the chosen one by its name."""
+    trials = [{"name": trial.candidate.name, "p50_ms": trial.p50, **asdict(trial)} for trial in found.trials]
+    return {"best": found.best.candidate.name, "engine": str(found.engine), "images": found.images, "trials": trials}
