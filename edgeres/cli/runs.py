@@ -31,9 +31,12 @@ def tune(
     minutes: Annotated[float, typer.Option(min=0.1, help="After so many no measurement is begun.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Find the fastest engine for a target that loses no more than a bound, and write the recipe that makes it."""
+    """Find the fastest engine for a target that loses no more than a bound, and write the recipe (.toml) that makes it
+    and a page (.html) with all trials."""
     from edgeres import recipe as recipes
+    from edgeres import store
     from edgeres import tune as step
+    from edgeres.tune import page
     from edgeres.tune import show as shown
     from edgeres.types import Target
 
@@ -42,6 +45,7 @@ def tune(
         read, Target.parse(target), folder, max_drop=max_drop, minutes=minutes, progress=progress()
     )
     recipes.write(made, out)
+    store.write_bytes(out.with_suffix(".html"), page.render(found, target).encode())
     show(f"{shown.text(found)}\n{out}: written", {"out": str(out), **shown.to_json(found)}, as_json)
 
 

@@ -6,7 +6,7 @@ own style sheet and script, by their digests.
 
 import base64
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
 from string import Template
@@ -22,11 +22,6 @@ from edgeres.schema import Report
 def render(report: Report) -> str:
     """The whole page."""
     rows = table.rows(report)
-    style, script = _data("report.css"), _data("report.js")
-    policy = (
-        f"default-src 'none'; img-src data:; style-src '{_sha256(style)}'; script-src '{_sha256(script)}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
     made = {
         "Speed against accuracy": sections.speed_and_accuracy(rows),
         "Results": sections.results(report, rows),
@@ -38,18 +33,28 @@ def render(report: Report) -> str:
         "Environment": _pairs(words.environment(report)),
         "Digests": _digests(report),
     }
-    shown = {title: content for title, content in made.items() if content}
+    network = f"{report.model.arch}, {outputs(report.model.task, report.model.classes)}"
+    return page(report.name, f"{network}, on {report.machine.cpu}", report.created, _verdict(report, rows), made)
+
+
+def page(name: str, summary: str, created: str, verdict: str, parts: Mapping[str, str]) -> str:
+    """A page of a verdict and titled parts, both marked up already; a part without content is left out. `created` is
+    UTC, ISO 8601."""
+    style, script = _data("report.css"), _data("report.js")
+    policy = (
+        f"default-src 'none'; img-src data:; style-src '{_sha256(style)}'; script-src '{_sha256(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    shown = {title: content for title, content in parts.items() if content}
     return Template(_data("report.html")).substitute(
         policy=policy,
         style=style,
         script=script,
-        name=escape(report.name),
-        summary=escape(
-            f"{report.model.arch}, {outputs(report.model.task, report.model.classes)}, on {report.machine.cpu}"
-        ),
-        created=escape(report.created),
-        moment=escape(words.moment(report)),
-        verdict=_section("Verdict", _verdict(report, rows)),
+        name=escape(name),
+        summary=escape(summary),
+        created=escape(created),
+        moment=escape(words.moment(created)),
+        verdict=_section("Verdict", verdict),
         contents="".join(f'<li><a href="#{_id(title)}">{title}</a></li>' for title in shown),
         sections="\n".join(_section(title, content) for title, content in shown.items()),
     )

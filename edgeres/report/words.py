@@ -203,7 +203,7 @@ def environment(report: Report) -> list[tuple[str, str]]:
     """Name and value of all that decides the figures: model, parity, calibration, machine, packages, runtimes."""
     machine, model = report.machine, report.model
     found = [
-        ("measured", moment(report)),
+        ("measured", moment(report.created)),
         ("model", f"{model.arch}, {outputs(model.task, model.classes)}"),
         ("export against checkpoint", _listed(model.parity)),
         ("calibration", _listed({k: v for k, v in report.calibration.items() if k != "dataset"})),
@@ -221,9 +221,9 @@ def environment(report: Report) -> list[tuple[str, str]]:
     return [(name, value) for name, value in found if value]
 
 
-def moment(report: Report) -> str:
+def moment(created: str) -> str:
     """When it was made, to the minute, as people write it."""
-    return re.sub(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d).*", r"\1 \2 UTC", report.created)
+    return re.sub(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d).*", r"\1 \2 UTC", created)
 
 
 def _listed(values: Mapping[str, object]) -> str:

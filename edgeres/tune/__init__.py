@@ -1,15 +1,19 @@
 """The fastest engine that is still right: what can be varied, measured on the target itself.
 
-space.py    what a candidate is, and which there are for a target
-race.py     candidates measured in turn, the slower ones dropped as soon as that is sure
-trials.py   every measurement kept, so that a run that was stopped goes on
-search.py   files first, then how the runtime runs the best of them; the choice with its reasons
+    space.py    what a candidate is, and which there are for a target
+    race.py     candidates measured in turn, the slower ones dropped as soon as that is sure
+    trials.py   every measurement kept, so that a run that was stopped goes on
+    search.py   files first, then how the runtime runs the best of them; the choice with its reasons
+    show.py     what was found, as text and as JSON; page.py as HTML
+
+A search bounds the loss of top-1, which only classification has.
 """
 
 from pathlib import Path
 
-from edgeres import pipeline
+from edgeres import onnx_io, pipeline
 from edgeres.data import open_images
+from edgeres.errors import UsageError
 from edgeres.progress import Progress
 from edgeres.recipe import Recipe, TargetPart
 from edgeres.tune.search import FITTED, Trial, Tuned, tune
@@ -29,6 +33,8 @@ def tune_recipe(
     calibration, validation = open_images(data.calibration), open_images(data.evaluation)
     calibration = calibration.draw(data.samples) if data.samples else calibration
     model = pipeline.exported(recipe.model, folder / "model.onnx").path
+    if (task := onnx_io.info(model).task) != "classification":
+        raise UsageError(f"{recipe.name} is for {task}; tune holds a bound of top-1, which only classification has.")
     found = tune(model, target, calibration, validation, folder, max_drop=max_drop, minutes=minutes, progress=progress)
     chosen = found.best.candidate
     part = TargetPart(
