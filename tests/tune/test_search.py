@@ -173,6 +173,9 @@ def test_the_command_writes_a_recipe_that_makes_the_engine(
     assert cli.main(command) == 0, capsys.readouterr().err
     assert "batch fixed at 1: 20.0" in capsys.readouterr().out
     made = recipe.read(out)
+    html = out.with_suffix(".html").read_text(encoding="utf-8")
+    assert html.count("<svg") == 2
+    assert "onnxruntime, batch fixed at 1" in html
     (part,) = made.targets
     assert (part.target, part.batch, part.scheme) == ("onnxruntime:cpu", 1, "onnxruntime")
     assert made.check == {"agreement": 0.5}
