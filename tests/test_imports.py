@@ -29,7 +29,10 @@ LAYERS = (
 EXACT = ("quantization/reconstruct.py", "quantization/simulate.py")
 """They compute in ONNX Runtime, whatever runtime the file is for."""
 HEAVY = {
-    "torch": {"export.py", *(f"models/{name}.py" for name in ("checkpoint", "layouts", "resnet", "tracing"))},
+    "torch": {
+        "export.py",
+        *(f"models/{name}.py" for name in ("checkpoint", "layouts", "pickled", "resnet", "tracing")),
+    },
     "safetensors": {"models/checkpoint.py"},
     "onnxscript": set(),
     "onnxruntime": {"export.py", "backends/onnxruntime.py", *EXACT},

@@ -52,10 +52,14 @@ def stored(metadata: Mapping[str, str], where: Path) -> Config:
     return Config(metadata.get("arch"), {}, tuple(classes), parsed("preprocess"))
 
 
-def published(path: Path) -> Mapping[str, Any] | None:
-    """The preprocessing of weights that torchvision publishes, by the file's name; None for all other files."""
+def published(path: Path) -> Config:
+    """What torchvision says of the weights that it publishes, by the file's name; an empty one for all other files."""
     name, _, end = path.stem.rpartition("-")
-    return {"resize": 232} if name and end in RESIZE_232 else None
+    if not name or end not in RESIZE_232:
+        return Config()
+    return Config(
+        preprocess={"resize": 232}, notes=("its name is of weights that torchvision evaluates at 232 pixels",)
+    )
 
 
 def beside(folder: Path) -> Config:
