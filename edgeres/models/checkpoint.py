@@ -108,10 +108,12 @@ def _files(path: Path) -> list[Path]:
         raise UsageError(f"there is no checkpoint at {path}; check --weights.")
     if not path.name.endswith(INDEX):
         return [path]
-    parts = store.read_json(path)
-    names = sorted(set(parts["weight_map"].values())) if isinstance(parts, dict) and parts.get("weight_map") else []
-    if not names or any(Path(name).name != name for name in names):
+    index = store.read_json(path)
+    listed = index.get("weight_map") if isinstance(index, dict) else None
+    parts = list(listed.values()) if isinstance(listed, dict) else []
+    if not parts or not all(isinstance(name, str) and Path(name).name == name for name in parts):
         raise InputError(f"{path} does not list files beside it in `weight_map`; save the checkpoint again.")
+    names = sorted(set(parts))
     if absent := [name for name in names if not (path.parent / name).is_file()]:
         raise InputError(f"{path} lists {absent[0]}, which is not beside it; get the whole checkpoint.")
     return [path.parent / name for name in names]
@@ -194,7 +196,8 @@ def load(arch: str | None, checkpoint: Checkpoint) -> tuple[str, ResNet]:
             "does not use; where that is right, take them out of the state dict."
         )
     if problems:
-        fits = f"these are tensors of {checkpoint.rows[0]}" if checkpoint.rows else "check --arch"
+        rows = checkpoint.rows
+        fits = f"these are tensors of {rows[0]}" if rows else f"the closest architecture is {_closest(checkpoint)}"
         raise InputError(f"{checkpoint.path} does not fit {name}: {_few(problems)}; {fits}.")
     model.load_state_dict(checkpoint.state, strict=False)
     return name, model.eval()

@@ -93,7 +93,7 @@ def _timm(config: Mapping[str, Any], path: Path) -> Config:
         "crop": crop,
         "crop_mode": known.get("crop_mode") or "center",
         "interpolation": known.get("interpolation") or "bicubic",
-        **{key: known[key] for key in ("mean", "std") if key in known},
+        **{key: known[key] for key in ("mean", "std") if known.get(key)},
     }
     tested = known.get("test_input_size")
     notes = (f"its test size is {tested[1]} pixels (--size), its own {crop}",) if tested and tested[1] != crop else ()

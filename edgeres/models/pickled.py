@@ -52,8 +52,8 @@ their code runs: each name stands for one of ours. A file with any other object 
 
 
 def read(path: Path) -> Any:
-    """What `torch.save` wrote; InputError where it is damaged, or holds objects that are no tensors, no plain values and
-    not of `BESIDE`."""
+    """What `torch.save` wrote; InputError where it is damaged, or holds other objects than tensors, plain values and
+    those of `BESIDE`."""
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(BESIDE):
             warnings.simplefilter("ignore")  # of what is then refused
