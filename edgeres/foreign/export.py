@@ -136,7 +136,7 @@ def _notes(made: Converted, units: str, before: Preprocess, given: Mapping[str, 
     if made.classes.dropped:
         notes.append(f"the final {made.classes.dropped} is left out: logits are given, top-1 is the same")
     if made.classes.others:
-        notes.append(f"left out, as they give the same classes: {', '.join(made.classes.others)}")
+        notes.append(f"outputs that are left out: {', '.join(made.classes.others)}")
     if made.image.last:
         notes.append("it was written for channels last; `input` is (N, 3, H, W)")
     if made.normalisation is not None:
