@@ -59,12 +59,12 @@ def export(
     info = ModelInfo(source.stem, wanted, made.outputs, names)
     notes = _notes(made, units, before, given, batch)
     photos = images or open_images(SAMPLES)
-    reference = _reference(loaded.run(made.classes), made.image, before, wanted)
 
     def write(path: Path) -> Mapping[str, Any]:
         onnx_io.describe(made.model, info)
         onnx_io.save(made.model, path)
         removed = _operators(loaded.model) - _operators(made.model)
+        reference = _reference(loaded.run(made.classes), made.image, before, wanted)
         parity = compare(path, reference, loaded.name, photos, wanted, made.batch)
         return {**asdict(parity), "notes": notes, "removed": dict(sorted(removed.items()))}
 
@@ -136,7 +136,7 @@ def _notes(made: Converted, units: str, before: Preprocess, given: Mapping[str, 
     if made.classes.dropped:
         notes.append(f"the final {made.classes.dropped} is left out: logits are given, top-1 is the same")
     if made.classes.others:
-        notes.append(f"left out, as they give the same classes: {', '.join(made.classes.others)}")
+        notes.append(f"outputs that are left out: {', '.join(made.classes.others)}")
     if made.image.last:
         notes.append("it was written for channels last; `input` is (N, 3, H, W)")
     if made.normalisation is not None:

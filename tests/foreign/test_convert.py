@@ -149,6 +149,16 @@ def test_a_normalisation_of_the_image_becomes_preprocessing(scale: float, mean: 
     assert made.normalisation.shift == pytest.approx([-mean * scale] * 3)
 
 
+def test_an_image_that_is_also_read_as_it_is_is_normalised_in_the_graph() -> None:
+    net = Writer("n", 3, 8, 8)
+    x = net.add(
+        "Add", net.conv(net.add("Sub", "x", np.full((3, 1, 1), 0.5)), pads=[1] * 4), net.conv("x", pads=[1] * 4)
+    )
+    made = converted(net.model(net.head(x)))
+    assert made.normalisation is None
+    assert operators(made)[0] == "Sub"
+
+
 # Spellings
 
 
@@ -315,6 +325,10 @@ REFUSED: dict[str, tuple[Callable[[Writer], str], str]] = {
     "INT8": (
         lambda net: net.add("DequantizeLinear", net.add("QuantizeLinear", net.conv("x"), np.float32(1)), np.float32(1)),
         "is QuantizeLinear, quantized already",
+    ),
+    "half precision": (
+        lambda net: net.add("Cast", net.add("Relu", net.add("Cast", net.conv("x"), to=TensorProto.FLOAT16)), to=1),
+        "is Relu, in float16",
     ),
     "a custom operator": (
         lambda net: net.add("Swish", net.conv("x"), domain="org.example"),
