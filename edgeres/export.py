@@ -122,6 +122,8 @@ def export(
         onnx_io.describe(made, info)
         onnx_io.save(made, path)
         parity = asdict(prove(path, model, photos, info.preprocess, batch))
+        if len(parity["outputs"]) == 1:
+            del parity["outputs"]
         agreement = parity["agreement"] if task == "classification" else None
         notes = [*loaded.notes, *(model.notes if isinstance(model, detection.Maps) else ())]
         return {**parity, "agreement": agreement, "recognised": recognised, "notes": notes}

@@ -48,10 +48,10 @@ def export(
         return
     if weights is None or out is None:
         raise UsageError("export needs --weights and --out; see `edgeres export --help`.")
-    if (embedding or features) and (task or classes):
-        raise UsageError("--embedding and --features drop the head; leave --task and --classes out.")
-    if embedding and features:
-        raise UsageError("--embedding gives the pooled features, --features the maps of the stages; give one of them.")
+    if embedding and (task or classes):
+        raise UsageError("--embedding drops the head; leave --task and --classes out.")
+    if features and (task or classes or embedding):
+        raise UsageError("--features gives maps alone; leave --task, --classes and --embedding out.")
     chosen: Any = task or ("embedding" if embedding else "classification")
     given = {
         "crop": size,
@@ -78,13 +78,12 @@ def export(
     also = f"; --arch for {', '.join(recognised[1:])}, which has the same tensors" if recognised[1:] else ""
     guess = f" (recognised{also})" if recognised else ""
     top1 = "" if parity["agreement"] is None else f", top-1 agreement {parity['agreement']:.0%}"
-    each = parity["outputs"] if len(parity["outputs"]) > 1 else {}
     lines = [
         f"{out}: {model['arch']}{guess}, {outputs(model['task'], model['outputs'])}, opset {opset}{unchanged(made)}",
         *notes,
         f"parity with torch on {parity['images']} images: largest difference {parity['largest']:.2g} "
         f"({parity['relative']:.1e} of the largest output){top1}",
-        *(f"  {name}: {share:.1e}" for name, share in each.items()),
+        *(f"  {name}: {share:.1e}" for name, share in parity.get("outputs", {}).items()),
     ]
     found = {"out": str(out), **model, "recognised": recognised, "notes": notes, "parity": parity}
     show("\n".join(lines), found, as_json)
