@@ -130,7 +130,7 @@ def export(
 
     made_from = {"weights": store.digest(loaded.files[0]), "images": photos.digest}
     made_from |= {file.name: store.digest(file) for file in loaded.files[1:]}
-    parameters = {"opset": opset, "batch": batch, "model": info.to_json()}
+    parameters: dict[str, Any] = {"opset": opset, "batch": batch, "model": info.to_json()}
     if features:
         parameters["features"] = list(ends)
     return store.make(out, Sidecar("onnx", made_from, parameters, store.versions("edgeres", "torch", "onnx")), write)
