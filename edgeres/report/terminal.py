@@ -8,6 +8,8 @@ from rich.text import Text
 from edgeres.report import scores, table, words
 from edgeres.schema import Report
 
+LONG = 12
+"""Characters from which on a heading takes two lines."""
 NARROW, WIDE = 76, 100
 """Columns of a terminal below which agreement and size give way, and from which p90 and p99 have room."""
 
@@ -28,7 +30,9 @@ def show(report: Report, console: Console) -> None:
         elif key == "precision":
             grid.add_column("", no_wrap=True)
         else:
-            grid.add_column(columns[key].heading, justify="right", no_wrap=True)
+            heading = columns[key].heading
+            broken = heading.replace(" ", "\n", 1) if len(heading) > LONG else heading
+            grid.add_column(broken, justify="right", no_wrap=True)
     before = None
     for row in rows:
         texts = [Text(columns[key].text(row).replace(" vs ", "\nvs ")) for key in keys]

@@ -6,8 +6,9 @@ The checkpoint is a CIFAR-10 ResNet, the arrays are CIFAR-10's images with their
 they are; two heads are fitted to them on the training images (ridge regression, in closed form) and saved as a user
 saves a finetuned network: attributes of the ten classes, several an image, and the mean brightness of the image. Those
 two, and the features themselves, then take the whole way of `edgeres run`: 512 training images calibrate, the test
-images evaluate. With `--photos`, a folder with one folder a class, the embedding of another checkpoint, too: every
-other image calibrates, at most 64 of them. Prints Markdown. Needs edgeres[export,openvino].
+images evaluate. With `--photos`, a folder with one folder a class, the embedding of another checkpoint, too: 64 images
+of one half calibrate, of the other those evaluate whose class has several. Prints Markdown. Needs
+edgeres[export,openvino].
 """
 
 import argparse
@@ -118,9 +119,11 @@ def cifar(weights: Path, train: Path, test: Path, folder: Path) -> Iterator[tupl
 
 
 def photos(weights: Path, source: Path, folder: Path, count: int) -> tuple[str, Path]:
-    """Manifests of every other image, and the recipe of an embedding."""
+    """Manifests of every other image, of the second half where a class has several, and the recipe of an embedding."""
     images = open_images(source)
-    halves = images.take(range(0, len(images), 2)), images.take(range(1, len(images), 2)).draw(count)
+    other = images.take(range(1, len(images), 2))
+    several = [index for index, label in enumerate(other.labels) if other.labels.count(label) > 1]
+    halves = images.take(range(0, len(images), 2)), other.take(several[:count])
     paths = [folder / "photos.calibration.csv", folder / "photos.test.csv"]
     for half, path in zip(halves, paths, strict=True):
         rows = [f"{name},,{label or ''}" for name, label in zip(half.names, half.labels, strict=True)]

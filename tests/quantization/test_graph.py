@@ -36,6 +36,16 @@ def test_every_tensor_of_basic_blocks_has_its_role(networks: dict[str, Path]) ->
     }
 
 
+def test_what_a_network_without_a_head_gives_has_no_role(networks: dict[str, Path]) -> None:
+    """Rounded, it would only be worse: nobody computes with it."""
+    model = onnx_io.load(networks["basic"])
+    whole = Graph.of(model, networks["basic"]).roles
+    headless = onnx.utils.Extractor(model).extract_model(["input"], ["flatten"])
+    assert Graph.of(headless, networks["basic"]).roles == {
+        name: role for name, role in whole.items() if name not in ("avgpool", "flatten")
+    }
+
+
 def test_every_tensor_of_bottleneck_blocks_has_its_role(networks: dict[str, Path]) -> None:
     assert graph_of(networks["grouped"]).roles == {
         "input": Role.INPUT,
