@@ -325,10 +325,6 @@ def test_without_torch_it_says_what_to_install(
             export(checkpoint, tmp_path / "model.onnx")
 
 
-def test_the_list_of_architectures_is_the_table() -> None:
-    assert list(step.architectures()) == list(ARCHITECTURES)
-
-
 # The real thing
 
 
