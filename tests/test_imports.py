@@ -31,7 +31,7 @@ EXACT = ("quantization/reconstruct.py", "quantization/simulate.py")
 HEAVY = {
     "torch": {
         "export.py",
-        *(f"models/{name}.py" for name in ("checkpoint", "detection", "layouts", "resnet", "tracing")),
+        *(f"models/{name}.py" for name in ("checkpoint", "detection", "layouts", "pickled", "resnet", "tracing")),
     },
     "safetensors": {"models/checkpoint.py"},
     "onnxscript": set(),

@@ -1,12 +1,10 @@
-"""Trained weights as people keep them, read without ever running a pickle, and matched to the table."""
+"""Trained weights as people keep them: found in files and folders, and matched to the table of architectures."""
 
 import re
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 from edgeres import store
 from edgeres.errors import InputError, MissingRuntime, UsageError
 from edgeres.models import config as configs
+from edgeres.models import pickled
 from edgeres.models.architectures import ARCHITECTURES, Architecture
 from edgeres.models.config import Config
 from edgeres.models.layouts import AVERAGED, BODY, COUNTERS, HEADS, detector, prefixes, translate
@@ -31,46 +30,6 @@ BLOCK = re.compile(r"layer(\d+)\.(\d+)\.")
 LATER = re.compile(r"layer\d+\.0*[1-9]\d*\.")
 """A block of a stage, and one that is not its first."""
 EXTRA = " is no part of it"
-
-
-class Ignored:
-    """Takes the place of an object that is kept beside the weights: accepts what a pickle gives, and keeps nothing."""
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        pass
-
-
-class Plain:
-    """Takes the place of a dictionary of another type: makes a plain one."""
-
-    def __new__(cls, *_: object) -> Any:
-        return {}
-
-
-def _stand_ins(base: type, *names: str) -> list[Any]:
-    parts = (name.rpartition(".") for name in names)
-    return [type(name, (base,), {"__module__": module}) for module, _, name in parts]
-
-
-PATHS = [kind + flavour + "Path" for kind in ("", "Pure") for flavour in ("Posix", "Windows")]
-BESIDE = _stand_ins(
-    Ignored,
-    *("argparse.Namespace", "types.SimpleNamespace", "datetime.datetime", "datetime.timedelta"),
-    *(f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in PATHS),
-    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
-    *("numpy.dtype", "numpy.ndarray", "torch.torch_version.TorchVersion"),
-    *("builtins.dict", "builtins.list", "builtins.int", "builtins.float"),
-) + _stand_ins(
-    Plain,
-    "collections.defaultdict",
-    *(f"{fabric}.utilities.data.AttributeDict" for fabric in ("lightning_fabric", "lightning.fabric")),
-    *(f"{pytorch}.utilities.parsing.AttributeDict" for pytorch in ("pytorch_lightning", "lightning.pytorch")),
-)
-"""The objects that training loops keep beside weights, as arguments and scores. None of them is made, so that none of
-their code runs: each name stands for one of ours. A file with any other object is refused."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +76,7 @@ def read(path: Path) -> Checkpoint:
     """
     weights = _files(path)
     folder, saved = weights[0].parent, path.is_dir() or re.match(r"(pytorch_)?model[.-]", path.name)
-    config = configs.beside(folder) if saved else Config(preprocess=configs.published(path))
+    config = configs.beside(folder) if saved else configs.published(path)
     content: Any = {}
     for file in weights:
         if file.suffix == ".safetensors":
@@ -125,7 +84,7 @@ def read(path: Path) -> Checkpoint:
             own = configs.stored(metadata, file)
             config = own if own != Config() else config
         else:
-            part = _pickled(file)
+            part = pickled.read(file)
         content = {**content, **part} if len(weights) > 1 and isinstance(part, Mapping) else part
     state, notes = _chosen(content, path)
     body, around = detector({name: value.float() for name, value in state.items()})
@@ -153,32 +112,15 @@ def _files(path: Path) -> list[Path]:
         raise UsageError(f"there is no checkpoint at {path}; check --weights.")
     if not path.name.endswith(INDEX):
         return [path]
-    parts = store.read_json(path)
-    names = sorted(set(parts["weight_map"].values())) if isinstance(parts, dict) and parts.get("weight_map") else []
-    if not names or any(Path(name).name != name for name in names):
+    index = store.read_json(path)
+    listed = index.get("weight_map") if isinstance(index, dict) else None
+    parts = list(listed.values()) if isinstance(listed, dict) else []
+    if not parts or not all(isinstance(name, str) and Path(name).name == name for name in parts):
         raise InputError(f"{path} does not list files beside it in `weight_map`; save the checkpoint again.")
+    names = sorted(set(parts))
     if absent := [name for name in names if not (path.parent / name).is_file()]:
         raise InputError(f"{path} lists {absent[0]}, which is not beside it; get the whole checkpoint.")
     return [path.parent / name for name in names]
-
-
-def _pickled(path: Path) -> Any:
-    try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(BESIDE):
-            warnings.simplefilter("ignore")  # of what is then refused
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError:
-        raise InputError(
-            f"{path} is refused: it holds pickled objects, which can run code, or is damaged; "
-            "save `model.state_dict()` alone, or .safetensors."
-        ) from None
-    except Exception as error:  # a damaged file fails anywhere in torch's reader
-        if "TorchScript" in str(error):
-            raise InputError(
-                f"{path} is a TorchScript program; save its weights alone, `torch.jit.load(path).state_dict()`."
-            ) from None
-        reason = "it ends early" if isinstance(error, EOFError) else f"{type(error).__name__}: {error}".splitlines()[0]
-        raise InputError(f"{path} is not a checkpoint of torch ({reason}); give .pth or .safetensors.") from None
 
 
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -258,7 +200,8 @@ def load(arch: str | None, checkpoint: Checkpoint) -> tuple[str, ResNet]:
             "does not use; where that is right, take them out of the state dict."
         )
     if problems:
-        fits = f"these are tensors of {checkpoint.rows[0]}" if checkpoint.rows else "check --arch"
+        rows = checkpoint.rows
+        fits = f"these are tensors of {rows[0]}" if rows else f"the closest architecture is {_closest(checkpoint)}"
         raise InputError(f"{checkpoint.path} does not fit {name}: {_few(problems)}; {fits}.")
     model.load_state_dict(checkpoint.state, strict=False)
     return name, model.eval()

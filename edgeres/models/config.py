@@ -52,10 +52,14 @@ def stored(metadata: Mapping[str, str], where: Path) -> Config:
     return Config(metadata.get("arch"), {}, tuple(classes), parsed("preprocess"))
 
 
-def published(path: Path) -> Mapping[str, Any] | None:
-    """The preprocessing of weights that torchvision publishes, by the file's name; None for all other files."""
+def published(path: Path) -> Config:
+    """What torchvision says of the weights that it publishes, by the file's name; an empty one for all other files."""
     name, _, end = path.stem.rpartition("-")
-    return {"resize": 232} if name and end in RESIZE_232 else None
+    if not name or end not in RESIZE_232:
+        return Config()
+    return Config(
+        preprocess={"resize": 232}, notes=("its name is of weights that torchvision evaluates at 232 pixels",)
+    )
 
 
 def beside(folder: Path) -> Config:
@@ -89,7 +93,7 @@ def _timm(config: Mapping[str, Any], path: Path) -> Config:
         "crop": crop,
         "crop_mode": known.get("crop_mode") or "center",
         "interpolation": known.get("interpolation") or "bicubic",
-        **{key: known[key] for key in ("mean", "std") if key in known},
+        **{key: known[key] for key in ("mean", "std") if known.get(key)},
     }
     tested = known.get("test_input_size")
     notes = (f"its test size is {tested[1]} pixels (--size), its own {crop}",) if tested and tested[1] != crop else ()

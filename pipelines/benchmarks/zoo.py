@@ -196,18 +196,18 @@ def rows(names: list[str]) -> Iterator[list[str]]:
         make, save, how = ZOO[name]
         torch.manual_seed(0)
         network = lively(make())
-        given = torch.randn(4, 3, 224, 224)
         with tempfile.TemporaryDirectory() as folder:
             path = save(network, Path(folder))
-            if path.suffix == ".safetensors":
-                network.half().float()
-            with torch.inference_mode():
-                made = network(given)
-            wanted = getattr(made, "logits", made).numpy()
             artifact = export(path, Path(folder) / "out" / "model.onnx")
+            info = onnx_io.info(artifact.path)
+            given = torch.randn(4, 3, info.preprocess.crop, info.preprocess.crop)
             session = onnxruntime.InferenceSession(artifact.path, providers=["CPUExecutionProvider"])
             (found,) = session.run(None, {"input": given.numpy()})
-            info = onnx_io.info(artifact.path)
+        if save is half:
+            network.half().float()
+        with torch.inference_mode():
+            made = network(given)
+        wanted = getattr(made, "logits", made).numpy()
         used = info.preprocess
         prepared = f"{used.resize}/{used.crop} {used.interpolation}"
         yield [name, how, info.arch, prepared, f"{np.abs(found - wanted).max():.1e}", f"{np.abs(wanted).max():.1f}"]

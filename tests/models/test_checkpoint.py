@@ -229,7 +229,7 @@ def test_weights_cut_into_several_files_are_put_together(tmp_path: Path, name: s
         read(tmp_path)
 
 
-@pytest.mark.parametrize("listed", [{}, {"weight_map": {}}, {"weight_map": {"fc.weight": "../secret.bin"}}, []])
+@pytest.mark.parametrize("listed", [{}, [], *({"weight_map": one} for one in ({}, [], {"a": 1}, {"a": "../b"}))])
 def test_an_index_that_lists_no_files_beside_it_is_refused(tmp_path: Path, listed: Any) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(listed))
     with pytest.raises(InputError, match="does not list files beside it"):
@@ -266,7 +266,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path
         path.write_bytes(pickle.dumps(content))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=wrapped != "old format")
-    with pytest.raises(InputError, match=r"weights\.pth is refused: it holds pickled objects, which can run code"):
+    with pytest.raises(InputError, match=r"weights\.pth is refused: it holds pickled objects.*, which can run code"):
         read(path)
     assert not marker.exists()
     if wrapped != "plain pickle":
@@ -275,7 +275,8 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path
 
 
 def test_a_whole_pickled_model_is_refused_with_what_to_save_instead(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"save `model\.state_dict\(\)` alone, or \.safetensors"):
+    said = r"\(edgeres\.models\.resnet\.ResNet\), .* save `model\.state_dict\(\)` alone, or \.safetensors"
+    with pytest.raises(InputError, match=said):
         read(saved(tmp_path, build("cifar_resnet20", 3)))
 
 
@@ -384,7 +385,7 @@ def test_a_tensor_too_many_or_of_another_shape_is_refused(tmp_path: Path) -> Non
     with pytest.raises(InputError, match=r"holds a cifar_resnet20 and also head\.weight, which .* take them out"):
         load("cifar_resnet20", extra)
     wider = read(saved(tmp_path, STATE | {"bn1.weight": torch.ones(17)}))
-    with pytest.raises(InputError, match=r"bn1\.weight has shape \(17,\), not \(16,\); check --arch"):
+    with pytest.raises(InputError, match=r"bn1\.weight has shape \(17,\), not \(16,\); the closest .* cifar_resnet20"):
         load("cifar_resnet20", wider)
 
 
