@@ -8,6 +8,7 @@ same bytes.
 """
 
 from collections.abc import Mapping, Sequence
+from math import prod
 
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
@@ -18,11 +19,13 @@ INPUT, OUTPUT = "input", "logits"
 HEAD = {"GlobalAveragePool": "avgpool", "Flatten": "flatten"}
 """The names that the last of each has; others are named by what they follow."""
 TIMELESS = {
-    "Add", "AveragePool", "BatchNormalization", "Clip", "Concat", "Conv", "Flatten", "Gemm", "GlobalAveragePool",
-    "HardSigmoid", "Identity", "LeakyRelu", "MaxPool", "Mul", "PRelu", "Pad", "Relu", "Reshape", "Resize", "Sigmoid",
-    "Slice", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze",
+    "Add", "AveragePool", "BatchNormalization", "Clip", "Concat", "Conv", "Div", "Flatten", "Gemm", "GlobalAveragePool",
+    "HardSigmoid", "Identity", "LRN", "LeakyRelu", "MatMul", "MaxPool", "Mul", "PRelu", "Pad", "Relu", "Reshape",
+    "Resize", "Sigmoid", "Slice", "Softmax", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze",
 }  # fmt: skip
 """Operators that mean the same from opset 13 to 21, which only added types, attributes and inputs."""
+LARGE = 1024
+"""Numbers in a constant that no conversion of an operator looks at."""
 WEIGHTS = (".weight", "_weight")
 """How the name of a weight ends that is named after its layer."""
 CONSTANTS = {
@@ -50,7 +53,7 @@ def canonical(model: onnx.ModelProto, opset: int, outputs: Sequence[str] = ()) -
     if all(_timeless(made, opset) for made in nodes) and 13 <= opset <= 21:
         made_model = helper.make_model(made_graph, opset_imports=[helper.make_opsetid("", opset)])
     else:
-        made_model = _converted(helper.make_model(made_graph, opset_imports=model.opset_import), opset)
+        made_model = converted(helper.make_model(made_graph, opset_imports=model.opset_import), opset)
     made_model.producer_name = "edgeres"
     made_model.ir_version = helper.find_min_ir_version_for(made_model.opset_import)
     return made_model
@@ -64,11 +67,28 @@ def _timeless(node: NodeProto, opset: int) -> bool:
     return len(node.input) <= schema.max_input and all(one.name in schema.attributes for one in node.attribute)
 
 
-def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+def converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """The model in another opset by ONNX's own converter; InputError where that cannot be had.
+
+    Large weights stay outside meanwhile, as inputs: the converter copies what it is given, several times.
+    """
+    large = [tensor for tensor in model.graph.initializer if prod(tensor.dims) > LARGE]
+    graph = helper.make_graph(
+        model.graph.node,
+        model.graph.name,
+        [*model.graph.input, *(helper.make_tensor_value_info(one.name, one.data_type, one.dims) for one in large)],
+        model.graph.output,
+        [tensor for tensor in model.graph.initializer if prod(tensor.dims) <= LARGE],
+    )
     try:
-        return onnx.version_converter.convert_version(model, opset)
-    except (RuntimeError, ValueError) as error:
+        made = onnx.version_converter.convert_version(
+            helper.make_model(graph, opset_imports=model.opset_import, ir_version=max(model.ir_version, 8)), opset
+        )
+    except (RuntimeError, ValueError, onnx.version_converter.ConvertError) as error:
         raise InputError(f"opset {opset} cannot be had for this network ({error}); choose from 13 to 21.") from None
+    del made.graph.input[len(model.graph.input) :]
+    made.graph.initializer.extend(large)
+    return made
 
 
 class _Spelling:
@@ -82,6 +102,8 @@ class _Spelling:
         """The new name of each tensor that is computed."""
         self.kept: dict[str, str] = {}
         """The new name of each constant that is used."""
+        self.pooled: set[str] = set()
+        """Tensors (N, C, 1, 1), by their old names."""
         self.owners: dict[str, tuple[str, tuple[str, ...]]] = {graph.input[0].name: (INPUT, ())}
         """For each tensor the layer that it follows, and the operators since."""
         self.taken = {INPUT, *outputs.values()}
@@ -94,7 +116,7 @@ class _Spelling:
         name = self._unique(".".join((owner, *ops)))
         outputs = []
         for index, output in enumerate(source.output):
-            self.owners[output] = owner, ops
+            self.owners[output] = (owner, ops) if ops else (name, ())
             fresh = name if index == 0 else self._unique(f"{name}.{index}")
             self.tensors[output] = self.outputs.get(output, fresh) if output else ""
             outputs.append(self.tensors[output])
@@ -110,12 +132,15 @@ class _Spelling:
     def _operator(self, node: NodeProto) -> tuple[str, list[onnx.AttributeProto], list[str]]:
         """The operator, attributes and inputs that a node has in the canonical spelling."""
         inputs = list(node.input)
+        if node.op_type == "GlobalAveragePool":
+            self.pooled.add(node.output[0])
         if node.op_type == "ReduceMean":
             given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
             axes = numpy_helper.to_array(self.constants[inputs[1]]) if len(inputs) > 1 else given.get("axes", ())
             if {int(axis) % 4 for axis in axes} == {2, 3} and given.get("keepdims", 1):
+                self.pooled.add(node.output[0])
                 return "GlobalAveragePool", [], inputs[:1]
-        if node.op_type == "Reshape" and inputs[1] in self.constants:
+        if node.op_type == "Reshape" and inputs[0] in self.pooled and inputs[1] in self.constants:
             shape = numpy_helper.to_array(self.constants[inputs[1]])
             if len(shape) == 2 and shape[0] in (-1, 0, self.batch):
                 return "Flatten", [helper.make_attribute("axis", 1)], inputs[:1]

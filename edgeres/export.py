@@ -1,17 +1,18 @@
 """A checkpoint becomes an FP32 ONNX file that is shown to compute what torch computes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeres import onnx_io, store
-from edgeres.canonical import INPUT, OUTPUT, canonical
-from edgeres.data import ImageSet, batches, open_images
-from edgeres.errors import InputError, MissingRuntime, ParityError, UsageError
+from edgeres.canonical import OUTPUT, canonical
+from edgeres.data import ImageSet, open_images
+from edgeres.errors import InputError, MissingRuntime, UsageError
 from edgeres.onnx_io import ModelInfo
+from edgeres.parity import SAMPLES, Parity, compare
 from edgeres.store import Artifact, Sidecar
 from edgeres.types import Preprocess, Task
 
@@ -22,24 +23,9 @@ if TYPE_CHECKING:
 
 OPSET = 19
 """The first in which Q/DQ takes float16 scales, as INT8 beside FP16 on TensorRT needs."""
-TOLERANCE = 1e-4
-"""Largest difference of an output, relative to the largest one: float32 rounding over a thousand layers stays below."""
 TASKS: tuple[Task, ...] = ("classification", "multi-label", "regression", "embedding")
 """What a classifier's checkpoint can be exported for."""
-SAMPLES = Path(__file__).parent / "images"
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How far ONNX Runtime's outputs are from torch's: the largest difference, absolute and relative to the largest
-    output, and of classification the share of images with the same top-1."""
-
-    images: int
-    largest: float
-    relative: float
-    agreement: float | None
-    outputs: Mapping[str, float]
-    """The relative difference of each output by name."""
+FOREIGN = (".onnx", ".pt2")
 
 
 def export(
@@ -57,8 +43,11 @@ def export(
 ) -> Artifact:
     """Write the ONNX file of a trained ResNet, batch norm folded, and prove it on real images.
 
-    The fields of `Parity` are the artifact's results; `recognised` are the architectures whose tensors fit where no
-    name is stored, the first of them taken unless `arch` is given; `notes` are sentences on what was chosen.
+    A network that someone else exported (.onnx, .pt2) goes to `edgeres.foreign.export.export`.
+
+    The fields of `edgeres.parity.Parity` are the artifact's results; `recognised` are the architectures whose tensors
+    fit where no name is stored, the first of them taken unless `arch` is given; `notes` are sentences on what was
+    chosen.
 
     `arch` is a name of `edgeres.models.resnet.ARCHITECTURES`, None to recognise it; `batch` None leaves the batch
     dimension free; `preprocess` overrides fields of what is stored beside the weights or, where nothing is, of
@@ -72,6 +61,14 @@ def export(
     Raises UsageError, InputError for a checkpoint that does not fit, ParityError where ONNX Runtime and torch differ,
     MissingRuntime without torch.
     """
+    if weights.suffix in FOREIGN:
+        from edgeres.foreign.export import export as foreign
+
+        if arch is not None:
+            raise UsageError(f"{weights} has an architecture of its own; leave out --arch.")
+        if features or task != "classification":
+            raise UsageError(f"{weights} is taken as a classifier; leave out --features, --task and --embedding.")
+        return foreign(weights, out, opset=opset, batch=batch, preprocess=preprocess, classes=classes, images=images)
     try:
         import torch
 
@@ -121,9 +118,7 @@ def export(
         made = canonical(tracing.trace(model, shape, batch is None), opset, ends)
         onnx_io.describe(made, info)
         onnx_io.save(made, path)
-        parity = asdict(prove(path, model, photos, info.preprocess, batch))
-        if len(parity["outputs"]) == 1:
-            del parity["outputs"]
+        parity = prove(path, model, photos, info.preprocess, batch).results()
         agreement = parity["agreement"] if task == "classification" else None
         notes = [*loaded.notes, *(model.notes if isinstance(model, detection.Maps) else ())]
         return {**parity, "agreement": agreement, "recognised": recognised, "notes": notes}
@@ -160,32 +155,12 @@ def _scaled(base: Preprocess, given: Mapping[str, Any]) -> Mapping[str, Any]:
 def prove(
     exported: Path, model: "torch.nn.Module", images: ImageSet, preprocess: Preprocess, batch: int | None = None
 ) -> Parity:
-    """Compare ONNX Runtime's outputs with torch's on images; ParityError where they differ by more than TOLERANCE."""
-    import onnxruntime
+    """Compare ONNX Runtime's outputs with torch's on images; see `edgeres.parity.compare`."""
     import torch
 
-    session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    got: list[list[Any]] = [[] for _ in names]
-    wanted: list[list[Any]] = [[] for _ in names]
-    for part in batches(images, preprocess, batch or 8):
-        real = part.images
-        given = onnx_io.padded(real, batch or len(real))
-        for kept, found in zip(got, session.run(None, {INPUT: given}), strict=True):
-            kept.append(found[: len(real)])
+    def source(given: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
         with torch.inference_mode():
-            exact = model(torch.from_numpy(real))
-        for kept, value in zip(wanted, exact if isinstance(exact, tuple) else (exact,), strict=True):
-            kept.append(value.numpy())
-    pairs = [(np.concatenate(one), np.concatenate(other)) for one, other in zip(got, wanted, strict=True)]
-    differences = [float(np.abs(one - other).max()) for one, other in pairs]
-    shares = [off / float(np.abs(other).max() or 1) for off, (_, other) in zip(differences, pairs, strict=True)]
-    worst = int(np.argmax(shares))  # NaN is the largest
-    largest, relative = differences[worst], shares[worst]
-    agreement = float((pairs[0][0].argmax(1) == pairs[0][1].argmax(1)).mean())
-    if not relative <= TOLERANCE:  # also where it is NaN
-        raise ParityError(
-            f"the exported network's {names[worst]} differ from torch's by {relative:.2g} of the largest (allowed "
-            f"{TOLERANCE:g}) on {len(images)} images; try another --opset, and please report it."
-        )
-    return Parity(len(images), largest, relative, agreement, dict(zip(names, shares, strict=True)))
+            made = model(torch.from_numpy(given))
+        return [value.numpy() for value in (made if isinstance(made, tuple) else (made,))]
+
+    return compare(exported, source, "torch", images, preprocess, batch)

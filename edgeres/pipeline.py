@@ -97,7 +97,7 @@ class _Run:
     def _export(self) -> Artifact:
         model = self.recipe.model
         made = export(
-            model.weights,
+            model.source,
             self.fp32,
             model.arch,
             opset=model.opset,
@@ -107,7 +107,8 @@ class _Run:
             task=model.task,
             features=model.features,
         )
-        self._told(made, f"parity with torch: {made.sidecar.results['relative']:.1e} of the largest output")
+        origin = "the original" if model.onnx else "torch"
+        self._told(made, f"parity with {origin}: {made.sidecar.results['relative']:.1e} of the largest output")
         return made
 
     def _calibrate(self, images: ImageSet) -> None:

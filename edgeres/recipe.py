@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from edgeres.errors import InputError, UsageError
 from edgeres.types import Precision, Target, Task
@@ -21,9 +21,11 @@ class Part(BaseModel):
 
 
 class ModelPart(Part):
-    """[model]: the checkpoint and how it is exported; see `edgeres.export.export`."""
+    """[model]: the checkpoint, or in its place an ONNX file from elsewhere, and how it is exported; see
+    `edgeres.export.export`."""
 
-    weights: Path
+    weights: Path | None = None
+    onnx: Path | None = None
     arch: str | None = None
     classes: list[str] = []
     task: Task = "classification"
@@ -31,6 +33,19 @@ class ModelPart(Part):
     opset: int = 19
     batch: int | None = Field(default=None, ge=1)
     preprocess: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ModelPart":
+        if (self.weights is None) == (self.onnx is None):
+            raise ValueError("give either weights or onnx")
+        return self
+
+    @property
+    def source(self) -> Path:
+        """The file that is exported."""
+        source = self.weights or self.onnx
+        assert source is not None
+        return source
 
 
 class DataPart(Part):
@@ -101,7 +116,7 @@ def read(path: Path) -> Recipe:
     here = path.resolve().parent
     return recipe.model_copy(
         update={
-            "model": _absolute(recipe.model, here, "weights"),
+            "model": _absolute(recipe.model, here, "weights" if recipe.model.weights else "onnx"),
             "data": _absolute(recipe.data, here, "calibration", "evaluation"),
         }
     )

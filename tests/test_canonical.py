@@ -174,3 +174,66 @@ def test_the_source_is_not_changed(tmp_path: Path) -> None:
     before = source.SerializeToString()
     canonical(source, 21)
     assert source.SerializeToString() == before
+
+
+def joined() -> ModelProto:
+    """Two convolutions with the same weights, joined and gated, both ends given: weights without names of layers."""
+    random = np.random.default_rng(2)
+    nodes = [
+        helper.make_node("Conv", ["x", "W"], ["a"], pads=[1] * 4),
+        helper.make_node("Conv", ["x", "W", "B"], ["b"], pads=[1] * 4),
+        helper.make_node("Concat", ["a", "b"], ["c"], axis=1),
+        helper.make_node("Sigmoid", ["c"], ["d"]),
+        helper.make_node("Mul", ["half", "d"], ["e"]),
+        helper.make_node("Mul", ["c", "e"], ["f"]),
+        helper.make_node("Split", ["f"], ["low", "high"], axis=1, num_outputs=2),
+    ]
+    shapes = {"W": (2, 3, 3, 3), "B": (2,), "half": ()}
+    graph = helper.make_graph(
+        nodes,
+        "main_graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 2, 8, 8]) for name in ("low", "high")],
+        [numpy_helper.from_array(random.standard_normal(s).astype(np.float32), name) for name, s in shapes.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+
+def test_several_outputs_keep_their_names_and_shared_weights_are_kept_once() -> None:
+    source = joined()
+    made = canonical(source, 19)
+    onnx.checker.check_model(made, full_check=True)
+    assert [value.name for value in made.graph.output] == ["low", "high"]
+    assert [node.name for node in made.graph.node] == [
+        *("conv", "conv_2", "conv.concat", "conv.concat.sigmoid", "conv.concat.sigmoid.mul", "conv.concat.mul"),
+        "conv.concat.mul.split",
+    ]
+    assert sorted(tensor.name for tensor in made.graph.initializer) == [
+        *("conv.concat.sigmoid.mul.constant0", "conv.weight", "conv_2.bias")
+    ]
+    for given, found in zip(outputs(source), outputs(made), strict=True):
+        assert np.allclose(given, found, atol=1e-6)
+
+
+def outputs(model: ModelProto) -> list[np.ndarray]:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    made: list[np.ndarray] = session.run(None, {session.get_inputs()[0].name: IMAGES})
+    return made
+
+
+def test_names_do_not_grow_with_depth() -> None:
+    source = network()
+    nodes = list(source.graph.node)
+    del source.graph.node[:]
+    before = "v5"
+    chain = []
+    for index in range(300):
+        chain.append(helper.make_node("Concat" if index % 2 else "Sigmoid", [before], [f"c{index}"], axis=1))
+        if not index % 2:
+            del chain[-1].attribute[:]
+        before = f"c{index}"
+    nodes[5].input[0] = before
+    source.graph.node.extend([*nodes[:5], *chain, *nodes[5:]])
+    names = [node.name for node in canonical(source, 19).graph.node]
+    assert len(set(names)) == len(names)
+    assert max(map(len, names)) < 70

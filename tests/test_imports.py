@@ -18,8 +18,8 @@ LAYERS = (
     {"inspect"},
     {"lint"},
     {"export", "quantization", "measure", "evaluate", "report"},
-    {"engines"},
-    {"backends"},
+    {"engines", "foreign"},
+    {"backends", "parity"},
     {"boxes", "data", "models", "onnx_io", "canonical", "machine", "progress", "qdq", "recipe", "gate"},
     {"store", "schema", "bootstrap", "figures", "labels"},
     {"types"},
@@ -31,18 +31,20 @@ EXACT = ("quantization/reconstruct.py", "quantization/simulate.py")
 HEAVY = {
     "torch": {
         "export.py",
-        *(f"models/{name}.py" for name in ("checkpoint", "detection", "layouts", "pickled", "resnet", "tracing")),
+        *(f"models/{name}.py" for name in ("checkpoint", "detection", "layouts", "pickled", "program", "resnet")),
+        "models/tracing.py",
     },
     "safetensors": {"models/checkpoint.py"},
     "onnxscript": set(),
-    "onnxruntime": {"export.py", "backends/onnxruntime.py", *EXACT},
+    "onnxruntime": {"parity.py", "foreign/convert.py", "foreign/read.py", "foreign/simplify.py"}
+    | {"backends/onnxruntime.py", *EXACT},
     "openvino": {"backends/openvino.py"},
     "tensorrt": {"backends/tensorrt.py"},
     "tensorrt_rtx": {"backends/tensorrt.py"},
     "mlperf_loadgen": {"loadgen.py"},
 }
 """Package -> the files that may import it."""
-BASE = {"numpy", "onnx", "google", "PIL", "pydantic", "rich", "tomli", "tomllib", "typer"}
+BASE = {"numpy", "onnx", "onnx_ir", "google", "PIL", "pydantic", "rich", "tomli", "tomllib", "typer"}
 """What the base install brings beside the standard library, as it is imported."""
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 

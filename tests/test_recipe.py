@@ -90,7 +90,7 @@ def test_a_long_recipe_says_everything(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('weights = "weights.pth"', "", r"model\.weights: Field required"),
+        ('weights = "weights.pth"', "", r"model: Value error, give either weights or onnx"),
         ('weights = "weights.pth"', 'weights = "w"\nwieghts = "w"', r"model\.wieghts: Extra inputs"),
         (
             'calibration = "../photos"',

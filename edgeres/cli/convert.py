@@ -16,8 +16,9 @@ from edgeres.errors import UsageError
 def export(
     weights: Annotated[
         Path | None,
-        typer.Option("--weights", "-w", help="Checkpoint: .pth, .pt, .safetensors, or a folder with config.json."),
+        typer.Option("--weights", "-w", help="Checkpoint: .pth, .safetensors, .pt2, or a folder with config.json."),
     ] = None,
+    onnx: Annotated[Path | None, typer.Option(help="In its place an ONNX classifier from elsewhere.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The ONNX file to write.")] = None,
     arch: Annotated[str | None, typer.Option(help="Architecture. [default: recognised]")] = None,
     opset: Annotated[int, typer.Option(min=13, max=21, help="ONNX opset.")] = 19,
@@ -37,7 +38,7 @@ def export(
     listed: Annotated[bool, typer.Option("--list", help="List the architectures.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Turn a checkpoint into ONNX and prove it against torch."""
+    """Turn a checkpoint, or an ONNX classifier from elsewhere, into edgeres' ONNX and prove it against its source."""
     from edgeres import export as step
     from edgeres.data import open_images
     from edgeres.figures import outputs
@@ -46,8 +47,11 @@ def export(
         sizes = step.architectures()
         show(_table(sizes), {"architectures": {name: asdict(size) for name, size in sizes.items()}}, as_json)
         return
-    if weights is None or out is None:
-        raise UsageError("export needs --weights and --out; see `edgeres export --help`.")
+    source = weights or onnx
+    if source is None or out is None or (weights and onnx):
+        raise UsageError("export needs --weights or --onnx, and --out; see `edgeres export --help`.")
+    if onnx and onnx.suffix != ".onnx":
+        raise UsageError(f"{onnx} is not named .onnx; checkpoints are given with --weights.")
     if embedding and (task or classes):
         raise UsageError("--embedding drops the head; leave --task and --classes out.")
     if features and (task or classes or embedding):
@@ -61,7 +65,7 @@ def export(
         "interpolation": interpolation,
     }
     made = step.export(
-        weights,
+        source,
         out,
         arch,
         opset=opset,
@@ -78,10 +82,11 @@ def export(
     also = f"; --arch for {', '.join(recognised[1:])}, which has the same tensors" if recognised[1:] else ""
     guess = f" (recognised{also})" if recognised else ""
     top1 = "" if parity["agreement"] is None else f", top-1 agreement {parity['agreement']:.0%}"
+    origin = "the original" if source.suffix == ".onnx" else "torch"
     lines = [
         f"{out}: {model['arch']}{guess}, {outputs(model['task'], model['outputs'])}, opset {opset}{unchanged(made)}",
         *notes,
-        f"parity with torch on {parity['images']} images: largest difference {parity['largest']:.2g} "
+        f"parity with {origin} on {parity['images']} images: largest difference {parity['largest']:.2g} "
         f"({parity['relative']:.1e} of the largest output){top1}",
         *(f"  {name}: {share:.1e}" for name, share in parity.get("outputs", {}).items()),
     ]

@@ -261,12 +261,13 @@ class Graph:
         return count
 
     def source(self, tensor: str) -> str:
-        """The tensor whose values these are: the input of the operators that only move values."""
+        """The tensor whose values these are: the input of the operators that only move values, if it has a role."""
+        source = tensor
         node = self.producers.get(tensor)
         while node is not None and node.op_type in FOLLOWING:
-            tensor = node.input[0]
-            node = self.producers.get(tensor)
-        return tensor
+            source = node.input[0]
+            node = self.producers.get(source)
+        return source if source in self.roles else tensor
 
 
 def _fused(takers: list[NodeProto]) -> bool:

@@ -1,0 +1,152 @@
+"""Any ONNX image classifier, or .pt2 program, becomes edgeres' FP32 ONNX and is shown to compute the same."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from edgeres import onnx_io, store
+from edgeres.data import ImageSet, open_images
+from edgeres.errors import InputError, UsageError
+from edgeres.foreign import ends, read
+from edgeres.foreign.affine import Affine
+from edgeres.foreign.convert import Converted, convert
+from edgeres.onnx_io import ModelInfo
+from edgeres.parity import SAMPLES, Array, Network, compare
+from edgeres.store import Artifact, Sidecar
+from edgeres.types import Preprocess
+
+OPSET = 19
+LEVELS, UNIT, IMAGENET = "0 to 255", "0 to 1", "normalised with ImageNet's mean and std"
+
+
+def export(
+    source: Path,
+    out: Path,
+    *,
+    opset: int = OPSET,
+    batch: int | None = None,
+    preprocess: Mapping[str, Any] | None = None,
+    classes: Sequence[str] = (),
+    images: ImageSet | None = None,
+) -> Artifact:
+    """Write the canonical ONNX file of a classifier that someone else exported, and prove it on real images.
+
+    `source` is an ONNX file of opset 9 or newer, beside it its external data, or a program of `torch.export.save`
+    (.pt2). `batch` None leaves the batch free where the graph allows it. `preprocess` overrides fields of what `source`
+    expects of its images: by default ImageNet's at its own size, or plain pixels where it normalises them itself; a
+    normalisation in the graph becomes part of the preprocessing. The results are the fields of `edgeres.parity.Parity`
+    and `notes`, in plain words. Input, output and the other options are as in `edgeres.export.export`.
+
+    Raises UsageError, InputError for what edgeres does not handle, naming node and operator, ParityError where the two
+    differ in ONNX Runtime (.pt2: from torch), MissingRuntime for .pt2 without torch.
+    """
+    store.distinct(out, source)
+    if not 13 <= opset <= 21:
+        raise UsageError(f"opset {opset} is not supported; choose from 13 (per-channel Q/DQ begins there) to 21.")
+    given = dict(preprocess or {})
+    loaded = read.read(source)
+    made = convert(loaded.model, source, size=given.get("crop"), batch=batch, opset=opset)
+    before, units = _preprocess(made, given)
+    wanted = _normalised(before, made.normalisation)
+    names = tuple(classes)
+    if names and len(names) != made.outputs:
+        raise UsageError(f"{len(names)} class names were given, {source} has {made.outputs} classes; give one each.")
+    info = ModelInfo(source.stem, wanted, made.outputs, names)
+    notes = _notes(made, units, before, given, batch)
+    photos = images or open_images(SAMPLES)
+    reference = _reference(loaded.run(made.classes), made.image, before, wanted)
+
+    def write(path: Path) -> Mapping[str, Any]:
+        onnx_io.describe(made.model, info)
+        onnx_io.save(made.model, path)
+        removed = _operators(loaded.model) - _operators(made.model)
+        parity = compare(path, reference, loaded.name, photos, wanted, made.batch)
+        return {**parity.results(), "notes": notes, "removed": dict(sorted(removed.items()))}
+
+    made_from = {**loaded.digests, "images": photos.digest}
+    parameters = {"opset": opset, "batch": made.batch, "model": info.to_json()}
+    versions = store.versions("edgeres", *loaded.packages)
+    return store.make(out, Sidecar("onnx", made_from, parameters, versions), write)
+
+
+def _operators(model: onnx.ModelProto) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph.node if node.op_type != "Constant")
+
+
+def _preprocess(made: Converted, given: Mapping[str, Any]) -> tuple[Preprocess, str]:
+    """What the source expects of its images, and the range of pixels that it was taken to expect."""
+    side, units = made.image.side, _units(made.image, made.normalisation)
+    base = Preprocess(resize=round(side * 256 / 224) if side >= 128 else side, crop=side)
+    if units != IMAGENET:
+        std = 1 / 255 if units == LEVELS else 1.0
+        base = replace(base, mean=(0.0, 0.0, 0.0), std=(std, std, std))
+    try:
+        return Preprocess.parse({**base.to_json(), **given}, "the preprocessing asked for"), units
+    except InputError as error:
+        raise UsageError(str(error)) from None
+
+
+def _units(image: ends.Image, found: Affine | None) -> str:
+    """The range that a graph's own normalisation is for: it centres and scales pixels of that range."""
+    if image.dtype == "uint8":
+        return LEVELS
+    if found is None:
+        return IMAGENET
+    centre, spread = -found.shift / found.scale, 1 / found.scale
+    if np.abs(centre).max() > 2 or spread.max() > 4:
+        return LEVELS
+    return UNIT if centre.min() > 0.1 else IMAGENET
+
+
+def _normalised(before: Preprocess, found: Affine | None) -> Preprocess:
+    """`before` with a normalisation y = a x + b done after it."""
+    if found is None:
+        return before
+    mean, std = np.array(before.mean), np.array(before.std)
+    r, g, b = (float(value) for value in mean - found.shift * std / found.scale)
+    x, y, z = (float(value) for value in std / found.scale)
+    return replace(before, mean=(r, g, b), std=(x, y, z))
+
+
+def _reference(source: read.Run, image: ends.Image, before: Preprocess, wanted: Preprocess) -> Network:
+    """The source on images as the made file takes them: prepared, laid out and cut into batches as it wants them."""
+    shape = (3, 1, 1)
+    old = [np.array(value, np.float64).reshape(shape) for value in (before.mean, before.std)]
+    new = [np.array(value, np.float64).reshape(shape) for value in (wanted.mean, wanted.std)]
+
+    def run(images: Array) -> list[Array]:
+        given = images if before == wanted else ((images * new[1] + new[0] - old[0]) / old[1]).astype(np.float32)
+        given = given.transpose(0, 2, 3, 1) if image.last else given
+        given = np.rint(given).clip(0, 255).astype(np.uint8) if image.dtype == "uint8" else given
+        size = image.batch or 1
+        parts = [given[first : first + size] for first in range(0, len(given), size)]
+        return [np.concatenate([source(onnx_io.padded(part, size))[: len(part)] for part in parts])]
+
+    return run
+
+
+def _notes(made: Converted, units: str, before: Preprocess, given: Mapping[str, Any], batch: int | None) -> list[str]:
+    """What was decided on the way, for the one who converts."""
+    notes = []
+    if made.classes.dropped:
+        notes.append(f"the final {made.classes.dropped} is left out: logits are given, top-1 is the same")
+    if made.classes.others:
+        notes.append(f"outputs that are left out: {', '.join(made.classes.others)}")
+    if made.image.last:
+        notes.append("it was written for channels last; `input` is (N, 3, H, W)")
+    if made.normalisation is not None:
+        notes.append("the normalisation in its graph is now part of the preprocessing")
+    if not {"mean", "std"} & set(given):
+        notes.append(f"assumed: it takes pixels {units}; else give --mean and --std")
+    if not {"resize", "interpolation"} & set(given):
+        notes.append(
+            f"assumed: images are resized to {before.resize} pixels, {before.interpolation}; else give --resize"
+        )
+    if made.batch is not None and batch is None:
+        notes.append(f"the batch stays {made.batch}: the graph allows no other")
+    return notes

@@ -1,0 +1,279 @@
+"""A classifier from elsewhere becomes a file of edgeres: what is assumed, told and refused; programs run no code."""
+
+import io
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from foreign.test_convert import Writer
+from onnx import TensorProto
+
+from edgeres import onnx_io, recipe, store
+from edgeres.cli import main
+from edgeres.data import ImageSet, batches, open_images
+from edgeres.errors import InputError, ParityError, UsageError
+from edgeres.export import export
+from edgeres.types import Preprocess
+
+
+@pytest.fixture
+def images(image_folder: Path) -> ImageSet:
+    return open_images(image_folder).take([0, 5, 9])
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Path:
+    """Opset 13, a fixed batch of 1, logits and a Softmax of them."""
+    return written(tmp_path, lambda net: net.conv("x", pads=[1, 1, 1, 1]), Writer(1, 3, 16, 16), batch=1)
+
+
+def written(folder: Path, body: Callable[[Writer], str], net: Writer, batch: Any = "n") -> Path:
+    path = folder / "their net.onnx"
+    scores = net.add("Softmax", net.head(net.add("Relu", body(net))), axis=1)
+    onnx.save(net.model(scores, batch=batch), path)
+    return path
+
+
+def test_it_is_described_and_its_parity_shown(theirs: Path, tmp_path: Path, images: ImageSet) -> None:
+    names = ["a", "b", "c", "d", "e"]
+    made = export(theirs, tmp_path / "mine.onnx", images=images, classes=names, preprocess={"mean": (0.5, 0.5, 0.5)})
+    info = onnx_io.info(made.path)
+    assert (info.arch, info.outputs, list(info.classes)) == ("their net", 5, names)
+    assert info.preprocess == Preprocess(resize=16, crop=16, mean=(0.5, 0.5, 0.5))
+    results = dict(made.sidecar.results)
+    assert results.pop("removed") == {"Softmax": 1}
+    assert results.pop("notes") == [
+        "the final Softmax is left out: logits are given, top-1 is the same",
+        "assumed: images are resized to 16 pixels, bilinear; else give --resize",
+    ]
+    assert set(results) == {"images", "largest", "relative", "agreement"}
+    assert results["images"] == 3
+    assert onnx_io.input_shape(onnx_io.load(made.path)) == (None, 3, 16, 16)
+    assert not export(theirs, made.path, images=images, classes=names, preprocess={"mean": (0.5, 0.5, 0.5)}).made
+
+
+def test_top_1_is_that_of_the_original(theirs: Path, tmp_path: Path, images: ImageSet) -> None:
+    made = export(theirs, tmp_path / "mine.onnx", images=images).path
+    given = next(iter(batches(images, onnx_io.info(made).preprocess, 3))).images
+    old, new = (onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]) for path in (theirs, made))
+    probabilities = np.concatenate([old.run(None, {"x": image[None]})[0] for image in given])
+    logits = new.run(None, {"input": given})[0]
+    assert np.allclose(np.exp(logits) / np.exp(logits).sum(1, keepdims=True), probabilities, atol=1e-6)
+
+
+def test_another_function_is_a_parity_error(
+    theirs: Path, tmp_path: Path, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeres.foreign import spell
+
+    monkeypatch.setattr(spell, "REWRITINGS", (lambda node: node.attributes.pop("pads", None),))
+    with pytest.raises(ParityError, match=r"logits differ from the original's by .* on 3 images"):
+        export(theirs, tmp_path / "mine.onnx", images=images)
+    assert not (tmp_path / "mine.onnx").exists()
+
+
+ONE = np.ones((3, 1, 1), np.float32)
+NORMALISATIONS: dict[str, tuple[list[tuple[str, np.ndarray]], str, Preprocess]] = {
+    "levels": (
+        [("Sub", 127.5 * ONE), ("Div", 127.5 * ONE)],
+        "pixels 0 to 255",
+        Preprocess(16, 16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    ),
+    "unit": (
+        [("Mul", 4 * ONE), ("Add", -2 * ONE)],
+        "pixels 0 to 1",
+        Preprocess(16, 16, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+    ),
+    "none": ([], "pixels normalised with ImageNet's mean and std", Preprocess(16, 16)),
+}
+
+
+@pytest.mark.parametrize("kind", NORMALISATIONS)
+def test_a_normalisation_in_the_graph_tells_the_range_of_its_pixels(
+    kind: str, tmp_path: Path, images: ImageSet
+) -> None:
+    steps, told, expected = NORMALISATIONS[kind]
+
+    def body(net: Writer) -> str:
+        x = "x"
+        for op, value in steps:
+            x = net.add(op, x, value)
+        return net.conv(x, pads=[1, 1, 1, 1])
+
+    made = export(written(tmp_path, body, Writer("n", 3, 16, 16)), tmp_path / "mine.onnx", images=images)
+    found = onnx_io.info(made.path).preprocess
+    assert (found.resize, found.crop) == (16, 16)
+    assert found.mean == pytest.approx(expected.mean)
+    assert found.std == pytest.approx(expected.std)
+    assert f"assumed: it takes {told}; else give --mean and --std" in made.sidecar.results["notes"]
+
+
+def test_bytes_channels_last_are_fed_as_the_original_takes_them(tmp_path: Path, images: ImageSet) -> None:
+    def body(net: Writer) -> str:
+        return net.conv(net.add("Transpose", net.add("Cast", "x", to=TensorProto.FLOAT), perm=[0, 3, 1, 2]))
+
+    source = written(tmp_path, body, Writer("n", 16, 16, 3, dtype=TensorProto.UINT8))
+    made = export(source, tmp_path / "mine.onnx", images=images)
+    assert onnx_io.info(made.path).preprocess.std == pytest.approx((1 / 255, 1 / 255, 1 / 255))
+
+
+def test_external_data_are_read_and_counted(theirs: Path, tmp_path: Path, images: ImageSet) -> None:
+    source = tmp_path / "apart.onnx"
+    onnx.save(onnx.load(theirs), source, save_as_external_data=True, location="apart.bin", size_threshold=0)
+    made = export(source, tmp_path / "mine.onnx", images=images)
+    assert made.sidecar.inputs["data apart.bin"] == store.digest(tmp_path / "apart.bin")
+    (tmp_path / "apart.bin").unlink()
+    with pytest.raises(UsageError, match=r"apart.bin cannot be read"):
+        export(source, tmp_path / "mine.onnx", images=images)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"arch": "resnet50"}, "has an architecture of its own"),
+        ({"opset": 12}, "opset 12 is not supported"),
+        ({"classes": ["one"]}, "1 class names were given, .* has 5 classes"),
+        ({"preprocess": {"crop": 32}}, "16 x 16 pixels, not of 32"),
+        ({"preprocess": {"interpolation": "cubic"}}, "no interpolation 'cubic'"),
+    ],
+)
+def test_an_option_that_does_not_fit_is_a_usage_error(
+    theirs: Path, tmp_path: Path, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        export(theirs, tmp_path / "mine.onnx", **options)
+
+
+def test_what_is_no_onnx_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.onnx").write_text("this is text")
+    with pytest.raises(InputError, match="is not an ONNX model"):
+        export(tmp_path / "text.onnx", tmp_path / "mine.onnx")
+    with pytest.raises(UsageError, match="cannot be read"):
+        export(tmp_path / "nothing.onnx", tmp_path / "mine.onnx")
+
+
+def test_the_command_takes_it_and_tells_what_it_did(
+    theirs: Path, tmp_path: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--onnx", str(theirs), "-o", str(tmp_path / "mine.onnx"), "--data", str(image_folder)]
+    assert main(["export", *options]) == 0
+    first, second, third, *_ = capsys.readouterr().out.splitlines()
+    assert first.endswith("mine.onnx: their net, 5 classes, opset 19")
+    assert second.startswith("parity with the original on 20 images: largest difference ")
+    assert third == "the final Softmax is left out: logits are given, top-1 is the same"
+    assert main(["export", *options, "--weights", str(theirs)]) == 2
+    assert "--weights or --onnx" in capsys.readouterr().err
+
+
+def test_a_recipe_names_it_in_place_of_weights(tmp_path: Path) -> None:
+    text = 'targets = ["onnxruntime:cpu"]\n[data]\ncalibration = "c"\nevaluation = "e"\n[model]\n'
+    path = tmp_path / "small.toml"
+    path.write_text(text + 'onnx = "theirs.onnx"\n')
+    assert recipe.read(path).model.source == tmp_path / "theirs.onnx"
+    for wrong in ("", 'onnx = "theirs.onnx"\nweights = "mine.pth"\n'):
+        path.write_text(text + wrong)
+        with pytest.raises(InputError, match="give either weights or onnx"):
+            recipe.read(path)
+
+
+# Programs of torch.export
+
+
+class Evil:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.trace,)
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network whose batch is free, as `torch.export.save` writes it."""
+    torch = pytest.importorskip("torch", reason="the extra `export` is not installed")
+    nn = torch.nn
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        body = [nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU()]
+        model = nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
+    shapes = ({0: torch.export.Dim("batch", min=1)},)
+    path: Path = tmp_path_factory.mktemp("program") / "their.pt2"
+    torch.export.save(torch.export.export(model, (torch.zeros(2, 3, 16, 16),), dynamic_shapes=shapes), path)
+    return path
+
+
+def changed(program: Path, path: Path, change: Callable[[str, bytes], bytes]) -> Path:
+    with zipfile.ZipFile(program) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, change(name, old.read(name)))
+    return path
+
+
+def test_a_program_is_exported_and_held_against_torch(program: Path, tmp_path: Path, images: ImageSet) -> None:
+    made = export(program, tmp_path / "mine.onnx", images=images)
+    assert [node.name for node in onnx_io.load(made.path).graph.node] == ["0", "0.relu", "avgpool", "flatten", "5"]
+    assert made.sidecar.results["images"] == 3
+
+
+def test_a_program_runs_no_code_that_it_holds(program: Path, tmp_path: Path, images: ImageSet) -> None:
+    import torch
+
+    trace, buffer = tmp_path / "trace", io.BytesIO()
+    torch.save((Evil(trace),), buffer)
+    spoilt = changed(
+        program, tmp_path / "evil.pt2", lambda name, old: buffer.getvalue() if "sample_inputs" in name else old
+    )
+    with pytest.raises(InputError, match=r"evil.pt2 cannot be read"):
+        export(spoilt, tmp_path / "mine.onnx", images=images)
+    assert not trace.exists()
+    pickle.loads(pickle.dumps(Evil(trace)))
+    assert trace.exists(), "so it would have been seen"
+
+
+SPOILT: dict[str, tuple[bytes, bytes]] = {
+    "a function of torch": (b"torch.ops.aten.relu.default", b"torch.os.system"),
+    "an expression": (b"Symbol('", b"exit() or Symbol('"),
+    "a pickled weight": (b'"use_pickle": false', b'"use_pickle": true'),
+    "a pickled constant": (b'"path_name": "weight_', b'"path_name": "opaque_obj_'),
+}
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_a_program_that_names_what_could_run_code_is_refused(what: str, program: Path, tmp_path: Path) -> None:
+    old, new = SPOILT[what]
+    seen = []
+
+    def change(name: str, content: bytes) -> bytes:
+        seen.append(old in content)
+        return content.replace(old, new)
+
+    with pytest.raises(InputError, match=r"evil.pt2 is refused: .* names .* code"):
+        export(changed(program, tmp_path / "evil.pt2", change), tmp_path / "mine.onnx")
+    assert any(seen)
+
+
+def test_what_is_no_program_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.pt2").write_text("this is text")
+    with pytest.raises(InputError, match=r"no program of torch\.export"):
+        export(tmp_path / "text.pt2", tmp_path / "mine.onnx")
+
+
+def test_a_program_that_ends_in_softmax_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch", reason="the extra `export` is not installed")
+    from edgeres.foreign import read
+    from edgeres.foreign.ends import Classes
+    from edgeres.models import program
+
+    monkeypatch.setattr(program, "Program", lambda path: SimpleNamespace(model=onnx.ModelProto()))
+    (tmp_path / "their.pt2").touch()
+    with pytest.raises(InputError, match="ends in Softmax"):
+        read.read(tmp_path / "their.pt2").run(Classes("x", "Softmax", ()))
