@@ -27,6 +27,8 @@ from edgeres.types import Preprocess, Target
 
 PROBE = 16
 """Images that decide on equalisation."""
+DEEP = 500
+"""Tensors that are more than OpenVINO should compile reports of: it takes time that grows faster than their number."""
 CHUNK = 8
 """Reports that are counted together: numpy is slow on small arrays."""
 
@@ -40,8 +42,9 @@ def calibrate(
     which runtime. InputError where an image cannot be used or the network gives NaN on one.
     """
     store.distinct(out, model)
-    preprocess = _graph(model)[1]
-    target = _runtime()
+    graph, preprocess = _graph(model)
+    target = _runtime(len(graph.roles))
+    del graph
 
     def write(path: Path) -> Mapping[str, Any]:
         start = time.perf_counter()
@@ -104,8 +107,8 @@ def _write(graph: Graph, depths: bool, path: Path) -> tuple[Path, Mapping[str, R
     return graph.where, rows, onnx_io.input_shape(model)[0] or 1
 
 
-def _runtime() -> Target:
-    """The fastest runtime that is installed."""
+def _runtime(tensors: int) -> Target:
+    """The fastest runtime that is installed for a graph that reports on so many tensors."""
     openvino = Target("openvino", "cpu")
-    runs = any(one.target == openvino and one.runs for one in backends.find(openvino).available())
+    runs = tensors <= DEEP and any(one.target == openvino and one.runs for one in backends.find(openvino).available())
     return openvino if runs else Target("onnxruntime", "cpu")

@@ -43,7 +43,7 @@ def images(image_folder: Path) -> ImageSet:
 def found(networks: dict[str, Path], images: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Calibration:
     """In ONNX Runtime: no processor computes in bfloat16 there."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_runtime", lambda: RUNTIMES[0])
+        patch.setattr(module, "_runtime", lambda _: RUNTIMES[0])
         made = calibrate(networks["basic"], images, tmp_path_factory.mktemp("found") / "x.stats")
     return statistics.load(made.path)
 
@@ -140,7 +140,7 @@ def runtime(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Calibrates in one of the runtimes."""
     target: Target = request.param
     pytest.importorskip(target.backend)
-    monkeypatch.setattr(module, "_runtime", lambda: target)
+    monkeypatch.setattr(module, "_runtime", lambda _: target)
     return target
 
 
@@ -191,7 +191,7 @@ def test_the_runtime_and_the_seconds_are_recorded(
 def test_openvino_calibrates_where_it_runs(runs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = [Availability(target, runs, runs and target.device == "cpu", "") for target in (RUNTIMES[1],)]
     monkeypatch.setattr("edgeres.backends.openvino.OpenVino.available", lambda self: listed)
-    assert module._runtime() == RUNTIMES[runs]
+    assert module._runtime(10) == RUNTIMES[runs]
 
 
 def test_progress_adds_up_to_the_images(exported: Path, images: ImageSet, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from edgeres import onnx_io
 from edgeres.data import open_images
@@ -135,3 +135,39 @@ def test_preparing_leaves_the_given_graph_as_it_is(kind: str, graphs: dict[str, 
     scales: equalize.Scales = {"layer1.0.conv1": np.full(graph.shapes["layer1.0.conv1"][1], 2, np.float32)}
     prepare(graph, scales, onnx_io.info(graph.where).preprocess)
     assert graph.model.SerializeToString(deterministic=True) == before
+
+
+def test_a_batch_norm_is_a_convolution_of_each_channel_alone_where_a_runtime_computes_that_in_int8() -> None:
+    random = np.random.default_rng(5)
+    sizes = {"conv1.weight": (4, 3, 1, 1), "conv2.weight": (4, 4, 1, 1), "fc.weight": (5, 4), "fc.bias": (5,)}
+    parts = ("weight", "bias", "running_mean", "running_var")
+    values = {name: random.standard_normal(shape).astype(np.float32) for name, shape in sizes.items()}
+    values |= {f"bn.{part}": random.uniform(0.5, 2, 4).astype(np.float32) for part in parts}
+    nodes = [
+        helper.make_node("Conv", ["input", "conv1.weight"], ["conv1"], "conv1"),
+        helper.make_node("Conv", ["conv1", "conv2.weight"], ["conv2"], "conv2"),
+        helper.make_node("Add", ["conv1", "conv2"], ["add"], "add"),
+        helper.make_node("BatchNormalization", ["add", *(f"bn.{part}" for part in parts)], ["bn"], "bn", epsilon=0.1),
+        helper.make_node("Relu", ["bn"], ["bn.relu"], "bn.relu"),
+        helper.make_node("GlobalAveragePool", ["bn.relu"], ["avgpool"], "avgpool"),
+        helper.make_node("Flatten", ["avgpool"], ["flatten"], "flatten"),
+        helper.make_node("Gemm", ["flatten", "fc.weight", "fc.bias"], ["logits"], "fc", transB=1),
+    ]
+    ends = (("input", ["N", 3, 8, 8]), ("logits", ["N", 5]))
+    given, made = ([helper.make_tensor_value_info(name, 1, sides)] for name, sides in ends)
+    constants_ = [numpy_helper.from_array(value, name) for name, value in values.items()]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", given, made, constants_),
+        opset_imports=[helper.make_opsetid("", 19)],
+        ir_version=9,
+    )
+    images = random.standard_normal((2, 3, 8, 8)).astype(np.float32)
+    graph = Graph.of(model, Path("model.onnx"))
+    plain, spelled = (prepare(graph, {}, PREPROCESS, depthwise) for depthwise in (False, True))
+    assert {node.op_type: node.name for node in plain.model.graph.node}["BatchNormalization"] == "bn"
+    (node,) = (node for node in spelled.model.graph.node if node.name == "bn")
+    assert node.op_type == "Conv"
+    assert list(spelled.roles) == list(plain.roles)
+    exact, found = tensors(model, images), tensors(spelled.model, images)
+    for name in ("bn", "logits"):
+        np.testing.assert_allclose(found[name], exact[name], atol=1e-5 * float(np.abs(exact[name]).max()))
