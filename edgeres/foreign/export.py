@@ -59,12 +59,12 @@ def export(
     info = ModelInfo(source.stem, wanted, made.outputs, names)
     notes = _notes(made, units, before, given, batch)
     photos = images or open_images(SAMPLES)
-    reference = _reference(loaded.run(made.classes), made.image, before, wanted)
 
     def write(path: Path) -> Mapping[str, Any]:
         onnx_io.describe(made.model, info)
         onnx_io.save(made.model, path)
         removed = _operators(loaded.model) - _operators(made.model)
+        reference = _reference(loaded.run(made.classes), made.image, before, wanted)
         parity = compare(path, reference, loaded.name, photos, wanted, made.batch)
         return {**parity.results(), "notes": notes, "removed": dict(sorted(removed.items()))}
 

@@ -64,17 +64,17 @@ def _locations(model: onnx.ModelProto) -> list[str]:
 
 
 def _original(model: onnx.ModelProto, logits: str) -> Run:
-    """The model as it is, in ONNX Runtime without any optimisation, up to one tensor: (N, C) or (N, C, 1, 1)."""
+    """The model as it is, in ONNX Runtime without any optimisation, up to one tensor: (N, C) or (N, C, 1, 1).
+
+    In place: a second copy of all weights is not held."""
     import onnxruntime
 
-    cut = onnx.ModelProto()
-    cut.CopyFrom(model)
-    del cut.graph.output[:]
-    cut.graph.output.append(onnx.helper.make_tensor_value_info(logits, onnx.TensorProto.FLOAT, None))
+    del model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_tensor_value_info(logits, onnx.TensorProto.FLOAT, None))
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(cut.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     constants = {tensor.name for tensor in model.graph.initializer}
     name = next(value.name for value in session.get_inputs() if value.name not in constants)
 

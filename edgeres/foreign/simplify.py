@@ -27,6 +27,7 @@ REFUSED = {
     "quantized already", "QLinearConv": "quantized already", "QLinearMatMul": "quantized already",
     "ConvInteger": "quantized already", "MatMulInteger": "quantized already",
 }  # fmt: skip
+OTHER_FLOATS = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,12 @@ class Simplified:
 
 
 def refuse(graph: ir.Graph, where: Path, reasons: Mapping[str, str]) -> None:
-    """InputError that names the first node of another domain, or whose operator has a reason."""
+    """InputError that names the first node of another domain, of other floats, or whose operator has a reason."""
     for node in graph:
         reason = f"an operator of {node.domain}" if node.domain else reasons.get(node.op_type)
+        others = [value.dtype for value in node.inputs if value is not None and value.dtype in OTHER_FLOATS]
+        if others:
+            reason = f"in {str(others[0]).lower()}"
         if reason:
             name = node.name or node.outputs[0].name
             raise InputError(f"{where}: node {name} is {node.op_type}, {reason}; edgeres takes plain FP32 classifiers.")
@@ -52,6 +56,7 @@ def simplify(proto: onnx.ModelProto, image: ends.Image, logits: str, batch: int 
     The batch is fixed, or free where `batch` is None. InputError where the graph holds what edgeres cannot handle.
     """
     model = _whole(ir.from_proto(proto))
+    _infer(model)
     refuse(model.graph, where, {})
     if model.opset_imports.get("", OLDEST) < OLDEST:
         model = ir.from_proto(converted(ir.to_proto(model), OLDEST))
@@ -64,8 +69,8 @@ def simplify(proto: onnx.ModelProto, image: ends.Image, logits: str, batch: int 
     for node in model.graph:
         spell.explicit_pads(node)
     made = ir.from_proto(optimised(ir.to_proto(model), where))
-    refuse(made.graph, where, REFUSED)
     _infer(made)
+    refuse(made.graph, where, REFUSED)
     spell.respell(made.graph)
     passes.RemoveUnusedNodesPass()(made)
     taken = affine.fold(made.graph)

@@ -81,9 +81,14 @@ ROWS: dict[str, tuple[str, Maker]] = {
 }
 
 
+def described(name: str) -> tuple[str, Maker]:
+    """A row of the table, or of a file: what Keras and tf2onnx wrote, for one."""
+    return ROWS[name] if name in ROWS else (Path(name).stem, lambda given, folder: Path(name))
+
+
 def row(name: str, checkpoints: dict[str, Path], photos: Path) -> dict[str, Any]:
     """What becomes of one network."""
-    title, make = ROWS[name]
+    title, make = described(name)
     found: dict[str, Any] = {"title": title}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -156,7 +161,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--out", "-o", type=Path, required=True)
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    parser.add_argument("names", nargs="*", help="rows to make; all by default")
+    parser.add_argument("names", nargs="*", help="rows to make, all by default; or ONNX files")
     given = parser.parse_args()
     if given.one:
         found = row(given.one, {"resnet18": given.resnet18, "resnet50": given.resnet50}, given.photos)
@@ -166,12 +171,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in given.names or ROWS:
             print(name, file=sys.stderr)
-            out = Path(folder) / f"{name}.json"
+            out = Path(folder) / "row.json"
             options = ["--resnet18", given.resnet18, "--resnet50", given.resnet50, "--photos", given.photos, "-o", out]
             ended = subprocess.run(
                 [sys.executable, __file__, *map(str, options), "--one", name], capture_output=True, text=True
             )
-            failed = {"title": ROWS[name][0], "failed": (ended.stderr.splitlines() or ["?"])[-1]}
+            failed = {"title": described(name)[0], "failed": (ended.stderr.splitlines() or ["?"])[-1]}
             rows.append(json.loads(out.read_text(encoding="utf-8")) if ended.returncode == 0 else failed)
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
             given.out.write_text(table(rows), encoding="utf-8")

@@ -326,6 +326,10 @@ REFUSED: dict[str, tuple[Callable[[Writer], str], str]] = {
         lambda net: net.add("DequantizeLinear", net.add("QuantizeLinear", net.conv("x"), np.float32(1)), np.float32(1)),
         "is QuantizeLinear, quantized already",
     ),
+    "half precision": (
+        lambda net: net.add("Cast", net.add("Relu", net.add("Cast", net.conv("x"), to=TensorProto.FLOAT16)), to=1),
+        "is Relu, in float16",
+    ),
     "a custom operator": (
         lambda net: net.add("Swish", net.conv("x"), domain="org.example"),
         "is Swish, an operator of org.example",
