@@ -1,7 +1,6 @@
 """A checkpoint becomes an FP32 ONNX file that is shown to compute what torch computes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,9 +43,11 @@ def export(
 ) -> Artifact:
     """Write the ONNX file of a trained ResNet, batch norm folded, and prove it on real images.
 
+    A network that someone else exported (.onnx, .pt2) goes to `edgeres.foreign.export.export`.
+
     The fields of `edgeres.parity.Parity` are the artifact's results; `recognised` are the architectures whose tensors
     fit where no name is stored, the first of them taken unless `arch` is given; `notes` are sentences on what was
-    chosen. A network that someone else exported (.onnx, .pt2) goes to `edgeres.foreign.export.export`.
+    chosen.
 
     `arch` is a name of `edgeres.models.resnet.ARCHITECTURES`, None to recognise it; `batch` None leaves the batch
     dimension free; `preprocess` overrides fields of what is stored beside the weights or, where nothing is, of
@@ -65,6 +66,8 @@ def export(
 
         if arch is not None:
             raise UsageError(f"{weights} has an architecture of its own; leave out --arch.")
+        if features or task != "classification":
+            raise UsageError(f"{weights} is taken as a classifier; leave out --features, --task and --embedding.")
         return foreign(weights, out, opset=opset, batch=batch, preprocess=preprocess, classes=classes, images=images)
     try:
         import torch
@@ -115,14 +118,16 @@ def export(
         made = canonical(tracing.trace(model, shape, batch is None), opset, ends)
         onnx_io.describe(made, info)
         onnx_io.save(made, path)
-        parity = asdict(prove(path, model, photos, info.preprocess, batch))
+        parity = prove(path, model, photos, info.preprocess, batch).results()
         agreement = parity["agreement"] if task == "classification" else None
         notes = [*loaded.notes, *(model.notes if isinstance(model, detection.Maps) else ())]
         return {**parity, "agreement": agreement, "recognised": recognised, "notes": notes}
 
     made_from = {"weights": store.digest(loaded.files[0]), "images": photos.digest}
     made_from |= {file.name: store.digest(file) for file in loaded.files[1:]}
-    parameters = {"opset": opset, "batch": batch, "model": info.to_json()}
+    parameters: dict[str, Any] = {"opset": opset, "batch": batch, "model": info.to_json()}
+    if features:
+        parameters["features"] = list(ends)
     return store.make(out, Sidecar("onnx", made_from, parameters, store.versions("edgeres", "torch", "onnx")), write)
 
 
@@ -156,6 +161,6 @@ def prove(
     def source(given: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
         with torch.inference_mode():
             made = model(torch.from_numpy(given))
-        return [one.numpy() for one in (made if isinstance(made, tuple) else (made,))]
+        return [value.numpy() for value in (made if isinstance(made, tuple) else (made,))]
 
     return compare(exported, source, "torch", images, preprocess, batch)

@@ -1,8 +1,9 @@
 """Whether an exported network computes what its source computes, shown on real images."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,12 @@ class Parity:
     relative: float
     agreement: float
     outputs: Mapping[str, float]
+    """The relative difference of each output by name."""
+
+    def results(self) -> dict[str, Any]:
+        """As plain JSON; the outputs only where there are several."""
+        told = asdict(self)
+        return told if len(self.outputs) > 1 else {name: value for name, value in told.items() if name != "outputs"}
 
 
 def compare(

@@ -32,8 +32,8 @@ EXACT = ("quantization/reconstruct.py", "quantization/simulate.py")
 HEAVY = {
     "torch": {
         "export.py",
-        *(f"models/{name}.py" for name in ("checkpoint", "detection", "layouts", "pickled", "program")),
-        *("models/resnet.py", "models/tracing.py"),
+        *(f"models/{name}.py" for name in ("checkpoint", "detection", "layouts", "pickled", "program", "resnet")),
+        "models/tracing.py",
     },
     "safetensors": {"models/checkpoint.py"},
     "onnxscript": set(),

@@ -105,6 +105,13 @@ def test_a_backbone_goes_from_checkpoint_to_figures(
     assert 20 < scores["SQNR C2"] < 60
 
 
+def test_another_map_is_another_file(checkpoint: Path, tmp_path: Path) -> None:
+    for name in ("C2", "C3"):
+        made = export(checkpoint, tmp_path / "model.onnx", features=[name])
+        assert made.made
+        assert [value.name for value in onnx_io.load(made.path).graph.output] == [name]
+
+
 def test_a_recipe_reports_the_maps_of_every_cell(
     checkpoint: Path, image_folder: Path, mirrored_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

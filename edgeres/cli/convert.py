@@ -16,7 +16,7 @@ from edgeres.errors import UsageError
 def export(
     weights: Annotated[
         Path | None,
-        typer.Option("--weights", "-w", help="Checkpoint: .pth, .pt, .safetensors, .pt2, or a folder with config.json"),
+        typer.Option("--weights", "-w", help="Checkpoint: .pth, .safetensors, .pt2, or a folder with config.json."),
     ] = None,
     onnx: Annotated[Path | None, typer.Option(help="In its place an ONNX classifier from elsewhere.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The ONNX file to write.")] = None,
@@ -52,10 +52,10 @@ def export(
         raise UsageError("export needs --weights or --onnx, and --out; see `edgeres export --help`.")
     if onnx and onnx.suffix != ".onnx":
         raise UsageError(f"{onnx} is not named .onnx; checkpoints are given with --weights.")
-    if (embedding or features) and (task or classes):
-        raise UsageError("--embedding and --features drop the head; leave --task and --classes out.")
-    if embedding and features:
-        raise UsageError("--embedding gives the pooled features, --features the maps of the stages; give one of them.")
+    if embedding and (task or classes):
+        raise UsageError("--embedding drops the head; leave --task and --classes out.")
+    if features and (task or classes or embedding):
+        raise UsageError("--features gives maps alone; leave --task, --classes and --embedding out.")
     chosen: Any = task or ("embedding" if embedding else "classification")
     given = {
         "crop": size,
@@ -83,13 +83,12 @@ def export(
     guess = f" (recognised{also})" if recognised else ""
     top1 = "" if parity["agreement"] is None else f", top-1 agreement {parity['agreement']:.0%}"
     origin = "the original" if source.suffix == ".onnx" else "torch"
-    each = parity["outputs"] if len(parity["outputs"]) > 1 else {}
     lines = [
         f"{out}: {model['arch']}{guess}, {outputs(model['task'], model['outputs'])}, opset {opset}{unchanged(made)}",
         *notes,
         f"parity with {origin} on {parity['images']} images: largest difference {parity['largest']:.2g} "
         f"({parity['relative']:.1e} of the largest output){top1}",
-        *(f"  {name}: {share:.1e}" for name, share in each.items()),
+        *(f"  {name}: {share:.1e}" for name, share in parity.get("outputs", {}).items()),
     ]
     found = {"out": str(out), **model, "recognised": recognised, "notes": notes, "parity": parity}
     show("\n".join(lines), found, as_json)

@@ -73,8 +73,8 @@ def compare(
         for label, figure in figures.items():
             value = float(figure(np.ones((1, len(images))))[0])
             interval = bootstrap.over_images(figure, len(images))
-            more = {**common, "unit": "dB" if label == "SQNR" else "", "interval": interval}
-            made.append(Score(name=f"{label} {name}", value=value, **more))
+            told = {**common, "unit": "dB" if label == "SQNR" else "", "interval": interval}
+            made.append(Score(name=f"{label} {name}", value=value, **told))
     return made
 
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def export(
         removed = _operators(loaded.model) - _operators(made.model)
         reference = _reference(loaded.run(made.classes), made.image, before, wanted)
         parity = compare(path, reference, loaded.name, photos, wanted, made.batch)
-        return {**asdict(parity), "notes": notes, "removed": dict(sorted(removed.items()))}
+        return {**parity.results(), "notes": notes, "removed": dict(sorted(removed.items()))}
 
     made_from = {**loaded.digests, "images": photos.digest}
     parameters = {"opset": opset, "batch": made.batch, "model": info.to_json()}

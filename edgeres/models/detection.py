@@ -227,15 +227,15 @@ def load(arch: str | None, loaded: Checkpoint, features: Sequence[str] = ()) -> 
     # A body is a classifier whose head nobody asks.
     head = {"fc.weight": torch.zeros(1, width), "fc.bias": torch.zeros(1)}
     name, body = checkpoint.load(arch, replace(loaded, state={**state, **head}))
-    if features:
-        return name, Backbone(body, features).eval()
-    around = {_newer(name): value for name, value in loaded.detector.items()}
+    around = {_newer(key): value for key, value in loaded.detector.items()}
     if around.keys() != loaded.detector.keys():
         # Until 0.13 frozen batch norm divided by the root of the variance alone.
         for module in body.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eps = 0.0
-    kind = next((name for name, (parameter, _) in DETECTORS.items() if parameter in around), None)
+    if features:
+        return name, Backbone(body, features).eval()
+    kind = next((kind for kind, (parameter, _) in DETECTORS.items() if parameter in around), None)
     if kind is None:
         raise InputError(
             f"{loaded.path} has neither the head of torchvision's RetinaNet nor that of its Faster R-CNN; "

@@ -124,8 +124,8 @@ class _Writer:
             raise NotImplementedError(f"{node.op} {node.target}")
 
     def outputs(self, image: onnx.ValueInfoProto) -> list[onnx.ValueInfoProto]:
-        """What the network gives, with its shapes: weights count by theirs alone, so that none is copied; vectors may
-        say how large a map becomes."""
+        """What the network gives, with its shapes: weights count by theirs alone, so that none is copied, while vectors
+        may say how large a map becomes."""
         kinds = {name: helper.np_dtype_to_tensor_dtype(array.dtype) for name, array in self.constants.items()}
         floats = [n for n, kind in kinds.items() if kind == onnx.TensorProto.FLOAT and self.constants[n].ndim > 1]
         given = [helper.make_tensor_value_info(name, kinds[name], self.constants[name].shape) for name in floats]

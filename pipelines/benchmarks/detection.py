@@ -105,28 +105,28 @@ def quantized(model: Path, calibration: ImageSet, work: Path, level: str) -> Ite
         yield scheme, out
 
 
-def shown(scores: Sequence[Score]) -> list[str]:
+def shown(scores: Sequence[Score]) -> dict[str, str]:
     """mAP in percent, SQNR and cosine of each output."""
     named = {score.name: score.value for score in scores}
-    boxes = [f"{100 * value:.1f} %" for name, value in named.items() if name.startswith("mAP")]
+    told = {name: f"{100 * value:.1f} %" for name, value in named.items() if name.startswith("mAP")}
     levels = [name.removeprefix("SQNR ") for name in named if name.startswith("SQNR")]
-    return [*boxes, *(f"{named[f'SQNR {level}']:.1f} dB, {named[f'cosine {level}']:.5f}" for level in levels)]
+    return told | {one: f"{named[f'SQNR {one}']:.1f} dB, {named[f'cosine {one}']:.5f}" for one in levels}
 
 
 def table(model: Path, calibration: ImageSet, photos: ImageSet, options: argparse.Namespace) -> None:
     """Of one FP32 file: the error of each scheme on its runtime, and what it costs."""
     runs = dict(PAIRS)
-    header: list[str] = []
+    columns: dict[str, dict[str, str]] = {}
     files: dict[str, Path] = {}
     for scheme, path in quantized(model, calibration, options.work, options.level):
         files[scheme] = path
         target = Target.parse(runs.get(scheme, "onnxruntime:cpu"))
         scores = compare(path, target, model, photos, threads=2)
-        if not header:
-            names = [score.name for score in scores if not score.name.startswith("cosine")]
-            header = ["scheme, runtime", *(name.replace("SQNR ", "") for name in names), "MB"]
-            print(f"\n| {' | '.join(header)} |\n{'|---' * len(header)}|")
-        print(f"| {scheme}, {target} | {' | '.join(shown(scores))} | {path.stat().st_size / 1e6:.1f} |", flush=True)
+        columns[f"{scheme}, {target}"] = {**shown(scores), "MB": f"{path.stat().st_size / 1e6:.1f}"}
+        print(f"{model.stem}, {scheme}: done", file=sys.stderr, flush=True)
+    print(f"\n| | {' | '.join(columns)} |\n{'|---' * (1 + len(columns))}|")
+    for row in next(iter(columns.values())):
+        print(f"| {row} | {' | '.join(column[row] for column in columns.values())} |", flush=True)
     try:
         engines.build(files["tensorrt"], RTX, options.work / f"{model.stem}.engine")
         print(f"\n{RTX}: builds.")
@@ -179,4 +179,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
