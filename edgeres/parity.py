@@ -24,8 +24,7 @@ Network = Callable[[Array], Sequence[Array]]
 @dataclass(frozen=True)
 class Parity:
     """How far ONNX Runtime's outputs are from the source's: the largest difference, absolute and relative to the
-    largest output, the share of images with the same top-1 by the first output, and the relative difference of each
-    output by name."""
+    largest output, and the share of images with the same top-1 by the first output."""
 
     images: int
     largest: float
