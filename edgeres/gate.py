@@ -231,14 +231,13 @@ def _absent(rule: str, cell: Cell | None) -> str:
 
 def _floor(rule: str, value: float, limit: float, note: str) -> _Found:
     beyond = value < limit - _EXACT
-    said = f"{value:.2%}", f"{limit:.2%}"
-    if rule == "cosine":
-        words, said = "has a mean cosine to FP32 of {}", (f"{value:.5f}", f"{limit:g}")
-    elif rule == "recall_at_1":
-        words = "finds FP32's nearest image for {}"
-    else:
-        words = "agrees with FP32 on {} of the images"
-    return _outcome(beyond), value, f"{words.format(said[0])}, {'below' if beyond else 'at least'} {said[1]}{note}."
+    words = {
+        "agreement": f"agrees with FP32 on {value:.2%} of the images",
+        "cosine": f"has a mean cosine to FP32 of {value:.5f}",
+        "recall_at_1": f"finds FP32's nearest image for {value:.2%}",
+    }[rule]
+    least = f"{limit:g}" if rule == "cosine" else f"{limit:.2%}"
+    return _outcome(beyond), value, f"{words}, {'below' if beyond else 'at least'} {least}{note}."
 
 
 def _top1(
@@ -267,12 +266,7 @@ def _scored(
     new: float, old: float, limit: float, ours: Score | None, theirs: Score | None, same_network: bool
 ) -> _Found:
     if ours is None or theirs is None or not ours.same_images(theirs):
-        what = ours.name if ours else "it"
-        return (
-            Outcome.INCONCLUSIVE,
-            None,
-            f"{what} was found on other images than the baseline's; evaluate on the same.",
-        )
+        return Outcome.INCONCLUSIVE, None, "the score is of other images than the baseline's; evaluate on the same."
     if ours.higher_is_better:
         loss, beyond, words = _drop(ours.name, new, old, limit)
     else:
