@@ -8,7 +8,7 @@ Channels that differ by orders of magnitude are equalised: see `equalize`.
 
 A batch norm that follows no convolution, as in pre-activation networks, is a convolution of each channel alone. CPU
 runtimes compute that in INT8 together with its ReLU, but a batch norm in float, between a DequantizeLinear and a
-QuantizeLinear; TensorRT makes one kernel of those four, and would need another for the convolution.
+QuantizeLinear; TensorRT, which fuses pointwise operations, keeps it.
 """
 
 from collections.abc import Collection
