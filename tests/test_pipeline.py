@@ -347,7 +347,7 @@ def test_a_wrong_evaluation_set_is_an_error_not_a_cell(
 ) -> None:
     other = Path(shutil.copytree(image_folder, tmp_path / "other"))
     (other / "bird").rename(other / "bicycle")
-    with pytest.raises(InputError, match="5 labels such as 'airplane', the model has 10 classes"):
+    with pytest.raises(InputError, match="5 labels such as 'bicycle', the model has 10 classes"):
         pipeline.run(recipe(folder.parent / "small.toml", evaluation=other), folder)
 
 

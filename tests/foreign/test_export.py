@@ -164,10 +164,10 @@ def test_the_command_takes_it_and_tells_what_it_did(
 ) -> None:
     options = ["--onnx", str(theirs), "-o", str(tmp_path / "mine.onnx"), "--data", str(image_folder)]
     assert main(["export", *options]) == 0
-    first, second, third, *_ = capsys.readouterr().out.splitlines()
+    first, note, *_, last = capsys.readouterr().out.splitlines()
     assert first.endswith("mine.onnx: their net, 5 classes, opset 19")
-    assert second.startswith("parity with the original on 20 images: largest difference ")
-    assert third == "the final Softmax is left out: logits are given, top-1 is the same"
+    assert note == "the final Softmax is left out: logits are given, top-1 is the same"
+    assert last.startswith("parity with the original on 20 images: largest difference ")
     assert main(["export", *options, "--weights", str(theirs)]) == 2
     assert "--weights or --onnx" in capsys.readouterr().err
 

@@ -417,7 +417,7 @@ def test_what_is_stored_tells_architectures_of_the_same_tensors_apart(tmp_path: 
     with torch.device("meta"):
         state = build("resnet50", 2).state_dict()
     for stride, name in (("3x3", "resnet50"), ("1x1", "resnet50_v1")):
-        assert Checkpoint(Path("a"), state, Config(row={"stride": stride})).rows == (name,)
+        assert Checkpoint(Path("a"), state, config=Config(row={"stride": stride})).rows == (name,)
 
 
 def test_shapes_of_no_architecture_are_a_usage_error(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from edgeres import cli, engines, evaluate, onnx_io, recipe, store
+from edgeres import cli, evaluate, onnx_io, recipe, store
 from edgeres.data import ImageSet, open_images
 from edgeres.errors import UsageError
 from edgeres.measure import Measured, Subject
@@ -34,7 +34,7 @@ class Timer(NamedTuple):
     def __call__(self, subjects: Sequence[Subject], rounds: int, progress: Any) -> list[Measured]:
         (subject,) = subjects
         assert rounds == 1
-        assert engines.load(subject.path, subject.target, subject.threads, settings=subject.settings)
+        assert subject.path.exists()
         told = f"{subject.path.name} {subject.threads or ''} {' '.join(subject.settings)}"
         self.called.append(told)
         ms = next((ms for words, ms in self.times.items() if all(word in told for word in words.split())), 10.0)
