@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from foreign.test_convert import Writer
 from onnx import TensorProto
 
 from edgeres import onnx_io, recipe, store
@@ -21,6 +20,7 @@ from edgeres.data import ImageSet, batches, open_images
 from edgeres.errors import InputError, ParityError, UsageError
 from edgeres.export import export
 from edgeres.types import Preprocess
+from foreign.test_convert import Writer
 
 
 @pytest.fixture
