@@ -27,7 +27,7 @@ from edgeres.types import Preprocess, Target
 
 PROBE = 16
 """Images that decide on equalisation."""
-DEEP = 500
+DEEP = 300
 """Tensors that are more than OpenVINO should compile reports of: it takes time that grows faster than their number."""
 CHUNK = 8
 """Reports that are counted together: numpy is slow on small arrays."""
