@@ -54,7 +54,10 @@ def calibrate(
         onnx_io.release()
         middle = time.perf_counter()
         found = collect(lambda: prepare(_graph(model)[0], scales, preprocess), images, preprocess, target, progress)
-        statistics.save(Calibration(found, scales), path)
+        trusted = equalize.trusted(_graph(model)[0], scales, probe, found)
+        if len(trusted) < len(scales):
+            found = collect(lambda: prepare(_graph(model)[0], trusted, preprocess), images, preprocess, target)
+        statistics.save(Calibration(found, trusted), path)
         seconds = {"equalize": middle - start, "collect": time.perf_counter() - middle}
         return {"images": len(images), "runtime": str(target), "seconds": seconds}
 

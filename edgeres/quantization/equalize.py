@@ -25,6 +25,8 @@ STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 """How far channels are drawn to one magnitude: exponents of their ratio to the largest."""
 WORTH = 0.9
 """Equalise only where the predicted noise falls to this share of what it is."""
+SURPRISE = 8.0
+"""How many times larger than on the images that decided a tensor may become on all of them."""
 DEAD = 1e-9
 """A channel below this share of the tensor's largest is left alone: its magnitude is not known."""
 
@@ -43,6 +45,21 @@ def scales(graph: Graph, found: Statistics) -> Scales:
         if noise[best] < WORTH * sum(reader.noise({}) for reader in readers):
             made |= {t: scale.astype(np.float32) for t, scale in options[best].items() if (scale != 1).any()}
     return made
+
+
+def trusted(graph: Graph, scales: Scales, probe: Statistics, found: Statistics) -> Scales:
+    """Those scales that all images bear out: `probe` are the statistics that they were made from, `found` those of all
+    images on the graph that they were applied to.
+
+    A channel that hardly woke on the few images was drawn up by as much; where others wake it, it takes the resolution
+    of a whole residual stage. None of the tensors that share its scale keep theirs then.
+    """
+    kept = dict(scales)
+    for tensors in _Channels(graph).clusters():
+        known = [name for name in tensors if name in scales and name in found]
+        if any(found[t].peaks.max() > SURPRISE * (probe[t].peaks / scales[t]).max() for t in known):
+            kept = {name: scale for name, scale in kept.items() if name not in tensors}
+    return kept
 
 
 def apply(graph: Graph, scales: Scales) -> Graph:

@@ -17,7 +17,7 @@ from edgeres.backends import Availability
 from edgeres.data import ImageSet, batches, open_images
 from edgeres.errors import InputError
 from edgeres.quantization import calibrate as module
-from edgeres.quantization import statistics
+from edgeres.quantization import equalize, statistics
 from edgeres.quantization.calibrate import calibrate
 from edgeres.quantization.graph import Graph
 from edgeres.quantization.statistics import Calibration
@@ -230,3 +230,18 @@ def test_a_quantized_file_is_refused(exported: Path, images: ImageSet, tmp_path:
     onnx.save(model, tmp_path / "int8.onnx")
     with pytest.raises(InputError, match="quantized already"):
         calibrate(tmp_path / "int8.onnx", images, tmp_path / "x.stats")
+
+
+def test_scales_that_the_other_images_belie_are_given_up_and_all_images_run_again(
+    exported: Path, images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "layer1.0.conv1.relu"
+    wrong = {name: np.array([1e-6] + [1.0] * 15, np.float32)}
+    monkeypatch.setattr(equalize, "trusted", lambda graph, scales, probe, found: {})
+    monkeypatch.setattr(equalize, "scales", lambda graph, found: wrong)
+    calibrate(exported, images, tmp_path / "x.stats")
+    monkeypatch.setattr(equalize, "scales", lambda graph, found: {})
+    calibrate(exported, images, tmp_path / "plain.stats")
+    found, plain = (statistics.load(tmp_path / file) for file in ("x.stats", "plain.stats"))
+    assert dict(found.scales) == {}
+    assert found.tensors[name].high == plain.tensors[name].high

@@ -213,3 +213,19 @@ def test_a_dead_channel_is_not_blown_up(sources: dict[str, Source]) -> None:
     made = equalize.apply(graph, scales).model
     exact = logits(graph.model, images)
     np.testing.assert_allclose(logits(made, images), exact, atol=1e-4 * float(np.abs(exact).max()))
+
+
+def test_a_scale_is_trusted_as_long_as_all_images_bear_it_out(networks: dict[str, Path]) -> None:
+    graph = Graph.of(onnx_io.load(networks["basic"]), networks["basic"])
+    name, other = "layer1.0.conv1.relu", "layer1.1.conv1.relu"
+    count = graph.shapes[name][1]
+
+    def seen(*peaks: float) -> TensorStatistics:
+        some = np.full((1, count), 1.0, np.float32)
+        some[0, : len(peaks)] = peaks
+        return TensorStatistics.of(some, some, 0 * some, some, some)
+
+    scales = {key: np.array([1e-6] + [1.0] * (count - 1), np.float32) for key in (name, other)}
+    probe = {key: seen(1e-6) for key in scales}
+    assert equalize.trusted(graph, scales, probe, {key: seen(7.9) for key in scales}) == scales
+    assert equalize.trusted(graph, scales, probe, {name: seen(8.1), other: seen(1.0)}) == {other: scales[other]}
