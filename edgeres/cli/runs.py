@@ -28,7 +28,7 @@ def tune(
     target: TargetName,
     out: Out,
     max_drop: Annotated[float, typer.Option(min=0, help="Points of top-1 that may be lost against FP32.")] = 0.5,
-    minutes: Annotated[float, typer.Option(min=0.1, help="After so many no measurement is begun.")] = 20,
+    minutes: Annotated[float, typer.Option(min=0.1, help="After so many, races are cut short.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """Find the fastest engine for a target that loses no more than a bound, and write the recipe (.toml) that makes it

@@ -53,10 +53,10 @@ def calibrate(
         scales = equalize.scales(_graph(model)[0], probe)
         onnx_io.release()
         middle = time.perf_counter()
-        found = collect(lambda: prepare(_graph(model)[0], scales, preprocess), images, preprocess, target, progress)
+        found = collect(lambda: _prepared(model, scales), images, preprocess, target, progress)
         trusted = equalize.trusted(_graph(model)[0], scales, probe, found)
         if len(trusted) < len(scales):
-            found = collect(lambda: prepare(_graph(model)[0], trusted, preprocess), images, preprocess, target)
+            found = collect(lambda: _prepared(model, trusted), images, preprocess, target)
         statistics.save(Calibration(found, trusted), path)
         seconds = {"equalize": middle - start, "collect": time.perf_counter() - middle}
         return {"images": len(images), "runtime": str(target), "seconds": seconds}
@@ -65,6 +65,12 @@ def calibrate(
     parameters, versions = {"bins": statistics.BINS}, store.versions("edgeres", target.backend)
     sidecar = Sidecar("statistics", made_from, parameters, versions, calibration=images.contents)
     return store.make(out, sidecar, write)
+
+
+def _prepared(model: Path, scales: equalize.Scales) -> Graph:
+    """With batch norms as convolutions, whose tensors are those of either spelling and more."""
+    graph, preprocess = _graph(model)
+    return prepare(graph, scales, preprocess, depthwise=True)
 
 
 def _graph(model: Path) -> tuple[Graph, Preprocess]:

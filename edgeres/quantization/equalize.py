@@ -79,6 +79,12 @@ def apply(graph: Graph, scales: Scales) -> Graph:
     return Graph.of(rebuilt(graph.model, graph.model.graph.node, constants), graph.where)
 
 
+def _beside(graph: Graph, node: NodeProto) -> bool:
+    """Whether a Slice leaves the channels as they are."""
+    axes = graph.weights.get(node.input[3]) if len(node.input) > 3 else None
+    return axes is not None and not ({1, -3} & set(np.atleast_1d(axes).tolist()))
+
+
 def _by_input(values: NDArray[np.floating], weight: NDArray[np.floating]) -> NDArray[np.floating]:
     """Per-channel values (C,) where a weight (O, C / groups, ...) meets them, (O, C / groups)."""
     groups = len(values) // weight.shape[1]
@@ -150,8 +156,13 @@ class _Channels:
         """Channels of an input and of the output that are one and the same; none where that is not known."""
         first = 0
         if node.op_type == "Pad":
+            value = graph.weights[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros(1)
+            if len(node.input) > 3 or np.any(value) or any(one.name == "mode" for one in node.attribute):
+                return []
             first = int(graph.weights[node.input[1]][1])
-        elif self.count[name] != self.count.get(node.output[0]):
+        elif self.count[name] != self.count.get(node.output[0]) or (
+            node.op_type == "Slice" and not _beside(graph, node)
+        ):
             return []
         return list(zip(self._range(name), range(self.start[node.output[0]] + first, len(self.parent)), strict=False))
 

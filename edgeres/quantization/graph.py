@@ -161,8 +161,8 @@ class Graph:
         return node.op_type in WEIGHTED and node.input[1] in self.weights
 
     def shared(self, layer: NodeProto) -> bool:
-        """Whether other nodes use the weights of a layer, too."""
-        return len(self.consumers[layer.input[1]]) > 1
+        """Whether other nodes use the weights or the bias of a layer, too."""
+        return any(len(self.consumers[name]) > 1 for name in layer.input[1:] if name)
 
     @cached_property
     def roles(self) -> dict[str, Role]:

@@ -53,8 +53,8 @@ def _depthwise(model: onnx.ModelProto, maps: Collection[str]) -> None:
         )
         epsilon = next((attribute.f for attribute in node.attribute if attribute.name == "epsilon"), 1e-5)
         scale = gamma / np.sqrt(variance + epsilon)
-        made = {"scale": scale.reshape(-1, 1, 1, 1), "shift": beta - mean * scale}
-        made = {f"{node.name}.{key}": values.astype(np.float32) for key, values in made.items()}
+        made = {"weight": scale.reshape(-1, 1, 1, 1), "bias": beta - mean * scale}
+        made = {f"{node.name}.depthwise.{key}": values.astype(np.float32) for key, values in made.items()}
         model.graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in made.items())
         convolution = helper.make_node(
             "Conv", [node.input[0], *made], node.output, node.name, group=len(scale), kernel_shape=[1, 1]
@@ -68,8 +68,10 @@ def _levels(model: onnx.ModelProto, preprocess: Preprocess) -> None:
     readers = [node for node in model.graph.node if image in node.input]
     first = readers[0]
     given = {attribute.name: helper.get_attribute_value(attribute) for attribute in first.attribute}
+    read = [name for node in model.graph.node for name in node.input]
     if (
         len(readers) > 1
+        or any(read.count(name) > 1 for name in first.input)
         or first.op_type != "Conv"
         or given.get("group", 1) != 1
         or given.get("auto_pad", b"NOTSET") != b"NOTSET"

@@ -67,7 +67,7 @@ def quantize(
     find_options(method, level)
     loaded = onnx_io.load(model)
     preprocess = onnx_io.description(loaded, model).preprocess
-    names = {layer.name for layer in Graph.of(loaded, model).layers}
+    names = {layer.name for layer in prepare(Graph.of(loaded, model), {}, preprocess, not chosen.half).layers}
     del loaded
     made_from = {"model": store.digest(model)}
     parameters: dict[str, Any] = {"scheme": chosen.name}

@@ -54,7 +54,7 @@ def within(
     measured in exact arithmetic (`simulate`). `folder` gets the file with all layers in INT8, `int8.onnx`, and the
     candidates. Raises what `quantize` raises, UsageError for a scheme without INT8, for a model that is no classifier
     and where validation images were calibrated on, EdgeresError where the bound is not held even with all layers in
-    float: residual sums and their summands stay in INT8.
+    float.
     """
     store.distinct(out, model)
     find_options(method, level)
@@ -104,7 +104,7 @@ def within(
                 "give a larger --max-drop or another scheme."
             )
         if len(kept) <= PRUNED:
-            costs = macs(graph)
+            costs = macs(prepare(graph, {}, info.preprocess, depthwise=True))
             for name in sorted(kept, key=lambda name: -costs[name]):
                 rest = [other for other in kept if other != name]
                 if rest and tried(rest) <= max_drop:
@@ -133,7 +133,7 @@ def _ranking(
     """All layers, the one that alone gives the logits the largest error first."""
     calibration = statistics.load(statistics_path)
     chosen = schemes.find(scheme)
-    prepared = prepare(graph, calibration.scales, preprocess)
+    prepared = prepare(graph, calibration.scales, preprocess, not chosen.half)
     quantizers = activations(prepared, calibration.tensors, chosen, METHOD if method == "auto" else method)
     images: NDArray[np.float32] = np.concatenate(
         [batch.images for batch in batches(validation.draw(RANKING), preprocess, 8)]

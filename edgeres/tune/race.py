@@ -8,6 +8,7 @@ Algorithm"; the bound is Student's on the logarithms of the ratios.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -17,9 +18,11 @@ from edgeres.bootstrap import student
 FEWEST, MOST = 4, 12
 """Rounds before one may be dropped, and after which the race ends."""
 CONFIDENCE = 99.0
-"""Percent, two-sided, of each comparison: there are many of them."""
+"""Percent of races in which no interval misses: each look at each rival may miss in its part of the rest
+(Bonferroni)."""
 
 T = TypeVar("T")
+Against = Callable[[int, int], tuple[float, float, float]]
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ def race(
     """
     times: dict[int, list[float]] = {index: [] for index in range(len(candidates))}
     alive = list(times)
+    looks = (MOST - FEWEST + 1) * max(1, len(candidates) - 1)
+    against = partial(_against, times, 100 - (100 - CONFIDENCE) / looks)
     for turn in range(MOST):
         if turn >= FEWEST and (len(alive) == 1 or enough()):
             break
@@ -60,28 +65,29 @@ def race(
             before = known(candidates[index])
             times[index].append(before[turn] if turn < len(before) else measure(candidates[index]))
         if turn + 1 >= FEWEST:
-            leader = _leader(alive, times)
-            alive = [index for index in alive if index == leader or _against(times, index, leader)[1] <= 1]
-    leader = _leader(alive, times)
-    lanes = [_lane(candidates[index], times, index, leader, index not in alive) for index in times]
+            leader = _leader(alive, times, against)
+            alive = [index for index in alive if index == leader or against(index, leader)[1] <= 1]
+    leader = _leader(alive, times, against)
+    lanes = []
+    for index, candidate in enumerate(candidates):
+        ratio, low, high = against(index, leader)
+        lanes.append(Lane(candidate, tuple(times[index]), ratio, (low, high), index not in alive))
     return sorted(lanes, key=lambda lane: (lane.dropped, lane.candidate is not candidates[leader], lane.ratio))
 
 
-def _leader(alive: Sequence[int], times: Mapping[int, Sequence[float]]) -> int:
+def _leader(alive: Sequence[int], times: Mapping[int, Sequence[float]], against: Against) -> int:
     """The fastest, or the first of those that cannot be told from it: later candidates must earn their place."""
     fastest = min(alive, key=lambda index: np.median(times[index]))
-    return next(index for index in alive if index == fastest or _against(times, index, fastest)[1] <= 1)
+    return next(index for index in alive if index == fastest or against(index, fastest)[1] <= 1)
 
 
-def _lane(candidate: T, times: Mapping[int, Sequence[float]], index: int, leader: int, dropped: bool) -> Lane[T]:
-    ratio, low, high = _against(times, index, leader)
-    return Lane(candidate, tuple(times[index]), ratio, (low, high), dropped)
-
-
-def _against(times: Mapping[int, Sequence[float]], index: int, leader: int) -> tuple[float, float, float]:
+def _against(
+    times: Mapping[int, Sequence[float]], confidence: float, index: int, leader: int
+) -> tuple[float, float, float]:
     """The ratio of a candidate's time to the leader's over the rounds that both ran, and its interval."""
     logs = np.array([math.log(one / other) for one, other in zip(times[index], times[leader], strict=False)])
-    centre, spread = float(np.median(logs)), float(logs.std(ddof=1)) if len(logs) > 1 else math.inf
-    half = student(CONFIDENCE, len(logs) - 1) * spread / math.sqrt(len(logs)) if len(logs) > 1 else math.inf
+    centre, half = float(logs.mean()), math.inf
+    if len(logs) > 1:
+        half = student(confidence, len(logs) - 1) * float(logs.std(ddof=1)) / math.sqrt(len(logs))
     low, high = (math.exp(min(max(centre + side, -50.0), 50.0)) for side in (-half, half))
     return math.exp(centre), low, high

@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -76,7 +75,8 @@ def tune(
     `max_drop` points below FP32's on the same images and target.
 
     Everything is measured on this machine, at batch 1, and kept in `folder`: called again, it goes on where it was.
-    After `minutes` no measurement is begun. Raises what the steps raise; UsageError where the sets share images.
+    After `minutes` a race ends as soon as each candidate has run `race.FEWEST` rounds. Raises what the steps raise;
+    UsageError where the sets share images.
     """
     validation.refuse(calibration.contents, str(calibration.source))
     return _Search(model, target, calibration, validation, folder, max_drop, minutes, progress or Silent()).run()
@@ -100,11 +100,10 @@ class _Search:
         layers = [node.name for node in Graph.of(onnx_io.load(self.model), self.model).layers]
         files = [Candidate(choice) for choice in space.choices(self.target, layers, machine.describe().features)]
         lanes = self._race("files", files)
-        faster = takewhile(lambda lane: lane.candidate != EXACT, lanes)
-        best = next((lane.candidate for lane in faster if self._right(lane.candidate)), None)
-        if best is None:
-            lanes += self._race("what holds the bound", [self._rescued(files[0].choice), EXACT])
-            best = lanes[-2].candidate
+        best = next(lane.candidate for lane in lanes if self._right(lane.candidate))
+        if best == EXACT and lanes[0].candidate != EXACT:
+            rescue = self._race("what holds the bound", [self._rescued(files[0].choice), EXACT])
+            best, lanes = rescue[0].candidate, [*lanes, *rescue]
         ways = [*space.runs(self.target, best.choice), EXACT]
         settled = self._race(f"ways to run {best.choice.name}", list(dict.fromkeys(ways)))
         best = next(lane.candidate for lane in settled if self._right(lane.candidate))
@@ -147,7 +146,7 @@ class _Search:
 
     def _rescued(self, choice: Choice) -> Candidate:
         """The choice with as few layers in float as hold the bound."""
-        self.progress.say("every INT8 file loses too much; layers are left in float")
+        self.progress.say("every file that is faster than FP32 loses too much; layers are left in float")
         with TemporaryDirectory() as folder:
             found = within(
                 self.model,

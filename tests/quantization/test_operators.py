@@ -13,9 +13,10 @@ from edgeres import engines, onnx_io
 from edgeres.data import ImageSet, batches, open_images
 from edgeres.errors import InputError
 from edgeres.onnx_io import ModelInfo
-from edgeres.quantization import simulate
+from edgeres.quantization import equalize, simulate
 from edgeres.quantization.calibrate import calibrate
 from edgeres.quantization.graph import Graph, Role
+from edgeres.quantization.prepare import prepare
 from edgeres.quantization.quantize import quantize
 from edgeres.types import Preprocess, Target
 from quantization.reference import small
@@ -87,7 +88,7 @@ def preactivated() -> Network:
     nodes = [
         helper.make_node("Add", ["x", "first"], ["sum1"], "sum1"),
         helper.make_node("BatchNormalization", ["sum1", *constants], ["bn"], "bn"),
-        helper.make_node("Relu", ["bn"], ["bn.relu"], "bn.relu"),
+        helper.make_node("LeakyRelu", ["bn"], ["bn.relu"], "bn.relu", alpha=0.1),
         *conv("second", "bn.relu", "second", 8, 8)[0],
         helper.make_node("Add", ["sum1", "second"], ["sum2"], "sum2"),
     ]
@@ -223,3 +224,56 @@ def test_a_network_without_convolutions_is_refused() -> None:
     model = small([helper.make_node("GlobalAveragePool", ["input"], ["logits"], "pool")], {})
     with pytest.raises(InputError, match="has no convolution with weights of its own"):
         Graph.of(model, Path("model.onnx"))
+
+
+def moving(op: str, constants: dict[str, NDArray[np.generic]], **attributes: object) -> Network:
+    """Two convolutions around an operator that moves channels, or what is beside them."""
+    nodes = [helper.make_node(op, ["x", *constants], ["moved"], "moved", **attributes)]
+    shape = {"Pad": 8, "Slice": 8}[op]
+    return joined(stem(), (nodes, constants), conv("after", "moved", "after", shape, 8), head("after", 8))
+
+
+MOVED: dict[str, Network] = {
+    "pad": moving("Pad", {"pads": np.array([0, 0, 1, 1, 0, 0, 1, 1])}),
+    "pad with a value": moving("Pad", {"pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "value": np.array(0.5, np.float32)}),
+    "pad along axes": moving(
+        "Pad",
+        {"pads": np.array([1, 1, 1, 1]), "value": np.array(0, np.float32), "axes": np.array([2, 3])},
+    ),
+    "pad by reflection": moving("Pad", {"pads": np.array([0, 0, 1, 1, 0, 0, 1, 1])}, mode="reflect"),
+    "every second pixel": moving(
+        "Slice",
+        {"starts": np.array([0, 0]), "ends": np.array([99, 99]), "axes": np.array([2, 3]), "steps": np.array([2, 2])},
+    ),
+    "channels reversed": moving(
+        "Slice",
+        {"starts": np.array([-1]), "ends": np.array([-99]), "axes": np.array([1]), "steps": np.array([-1])},
+    ),
+}
+
+
+@pytest.mark.parametrize("network", [*MOVED.values(), *(made() for made in NETWORKS.values())], ids=[*MOVED, *NETWORKS])
+def test_whatever_scales_equalisation_may_choose_the_function_stays(network: Network, tmp_path: Path) -> None:
+    path = written(network, tmp_path / "model.onnx")
+    graph = Graph.of(onnx_io.load(path), path)
+    random = np.random.default_rng(3)
+    channels = equalize._Channels(graph)
+    chosen = np.where(channels.free, 10 ** random.uniform(-2, 2, len(channels.root)), 1.0)
+    scales = {name: chosen[channels.roots(name)].astype(np.float32) for name in channels.count}
+    images = random.standard_normal((2, 3, 16, 16)).astype(np.float32)
+    exact = simulate.logits(graph.model, images)
+    np.testing.assert_allclose(
+        simulate.logits(equalize.apply(graph, scales).model, images), exact, rtol=1e-3, atol=1e-4 * np.abs(exact).max()
+    )
+
+
+def test_layers_that_share_a_bias_keep_it(tmp_path: Path) -> None:
+    """The first of them reads the image, whose levels its bias would have taken in."""
+    nodes, constants = joined(stem(), conv("after", "x", "after", 8, 8), head("after", 8))
+    nodes[2].input[2] = "stem.bias"
+    del constants["after.bias"]
+    path = written((nodes, constants), tmp_path / "model.onnx")
+    graph = Graph.of(onnx_io.load(path), path)
+    images = np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)
+    prepared = prepare(graph, {}, PREPROCESS).model
+    np.testing.assert_allclose(simulate.logits(prepared, images), simulate.logits(graph.model, images), rtol=1e-4)

@@ -41,12 +41,12 @@ def test_a_machine_that_slows_down_changes_nothing() -> None:
 @pytest.mark.parametrize("noise", [0.002, 0.05])
 def test_equals_are_not_called_off_and_the_first_wins(noise: float) -> None:
     wrong = 0
-    for seed in range(60):
+    for seed in range(200):
         measure, called = runner(dict.fromkeys("abc", 10.0), noise, seed)
         lanes = race("abc", measure)
-        wrong += lanes[0].candidate != "a"
+        wrong += lanes[0].candidate != "a" or any(lane.dropped for lane in lanes)
         assert len(called) <= 3 * MOST
-    assert wrong <= 6
+    assert wrong <= 6  # of 1 % come two; seven or more come of that once in 200 tries
 
 
 def test_a_real_advantage_of_two_percent_is_found_in_moderate_noise() -> None:
@@ -86,4 +86,4 @@ def test_the_interval_holds_the_true_ratio_as_often_as_it_says() -> None:
         held += covered(1.05, race("ab", runner(times, 0.1, seed)[0])) or covered(
             1 / 1.05, race("ab", runner(times, 0.1, seed)[0])
         )
-    assert held >= 190
+    assert held >= 198

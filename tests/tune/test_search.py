@@ -134,7 +134,7 @@ def test_layers_are_left_in_float_where_no_file_holds_the_bound(
 def test_fp32_wins_where_int8_is_slower(
     exported: Path, images: tuple[ImageSet, ImageSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search._Search, "_rescued", lambda self, choice: search.Candidate(choice))
+    monkeypatch.setattr(search, "within", None)  # nothing loses too much: no layer need be in float
     found = run(Timer({"fp32": 4.0}, []), exported, images, tmp_path, monkeypatch)
     assert found.best.candidate.choice.scheme is None
 
