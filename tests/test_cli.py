@@ -125,7 +125,7 @@ def test_a_command_line_without_a_command_shows_the_help(capsys: pytest.CaptureF
 EXPORT = "export -w weights.pth -o out.onnx --arch cifar_resnet20"
 EVAL = "eval model.onnx -t onnxruntime:cpu"
 USAGE = {
-    "export": "needs --weights or --onnx, and --out",
+    "export": "needs one of --weights and --onnx, and --out",
     "export -w absent.pth -o out.onnx": "no checkpoint at absent.pth",
     "export -w weights.pth -o out.onnx --arch resnet19": "there are resnet18",
     f"{EXPORT} --interpolation cubic": "no interpolation 'cubic'",

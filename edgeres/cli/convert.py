@@ -49,7 +49,7 @@ def export(
         return
     source = weights or onnx
     if source is None or out is None or (weights and onnx):
-        raise UsageError("export needs --weights or --onnx, and --out; see `edgeres export --help`.")
+        raise UsageError("export needs one of --weights and --onnx, and --out; see `edgeres export --help`.")
     if onnx and onnx.suffix != ".onnx":
         raise UsageError(f"{onnx} is not named .onnx; checkpoints are given with --weights.")
     if embedding and (task or classes):

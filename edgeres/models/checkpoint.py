@@ -93,6 +93,9 @@ def read(path: Path) -> Checkpoint:
     broken = next((name for name, value in both.items() if not bool(torch.isfinite(value).all())), None)
     if broken:
         raise InputError(f"{path}: {broken} holds NaN or infinite values; take another checkpoint.")
+    negative = next((n for n, v in both.items() if n.endswith("running_var") and bool((v < 0).any())), None)
+    if negative:
+        raise InputError(f"{path}: {negative} holds negative variances; take another checkpoint.")
     beside = [file for name in (configs.CONFIG, configs.PROCESSOR) if saved and (file := folder / name).is_file()]
     config = replace(config, row={**config.row, **network.row})
     return Checkpoint(path, network.state, around, config, (*weights, *beside), (*notes, *network.notes, *config.notes))

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -55,6 +56,10 @@ def read(path: Path) -> Any:
     """What `torch.save` wrote; InputError where it is damaged, or holds other objects than tensors, plain values and
     those of `BESIDE`."""
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():  # torch does not look
+                    raise zipfile.BadZipFile(f"{damaged} is not what was written")
         with warnings.catch_warnings(), torch.serialization.safe_globals(BESIDE):
             warnings.simplefilter("ignore")  # of what is then refused
             return torch.load(path, map_location="cpu", weights_only=True)

@@ -27,14 +27,14 @@ class _Tried(Row):
 
 def render(found: Tuned, target: str) -> str:
     """The whole page."""
-    told = show.text(found).splitlines()
+    told = show.text(found).partition("\nengine: ")[0].splitlines()
     body = [_line(trial) for trial in found.trials]
     parts = {
         "Speed against accuracy": sections.speed_and_accuracy([_row(trial, found, target) for trial in found.trials]),
         "Trials": grid("Trials", ("candidate", "p50 ms", "to the leader", "top-1 drop", "verdict"), body),
     }
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    verdict = "".join(f"<p>{escape(line)}</p>" for line in told[:2])
+    verdict = "".join(f"<p>{escape(line)}</p>" for line in told)
     return html.page(f"{target}, tuned", f"batch 1, on {machine.describe().cpu}", created, verdict, parts)
 
 

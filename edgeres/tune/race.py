@@ -21,6 +21,9 @@ CONFIDENCE = 99.0
 """Percent of races in which no interval misses: each look at each rival may miss in its part of the rest
 (Bonferroni)."""
 
+EQUAL = 1.01
+"""A ratio that nobody would choose by."""
+
 T = TypeVar("T")
 Against = Callable[[int, int], tuple[float, float, float]]
 
@@ -51,8 +54,8 @@ def race(
     """Who is fastest, the first; the others by how far they are behind.
 
     `measure` gives milliseconds of one round of a candidate; `known` those of rounds that were measured before, which
-    are not measured again; when `enough` says so, no round is begun. Candidates that cannot be told apart after MOST
-    rounds keep their order: the first of them wins.
+    are not measured again; when `enough` says so, no round is begun. Of candidates that are within EQUAL of the fastest
+    and cannot be told from it the first wins.
     """
     times: dict[int, list[float]] = {index: [] for index in range(len(candidates))}
     alive = list(times)
@@ -76,9 +79,14 @@ def race(
 
 
 def _leader(alive: Sequence[int], times: Mapping[int, Sequence[float]], against: Against) -> int:
-    """The fastest, or the first of those that cannot be told from it: later candidates must earn their place."""
+    """The fastest, or the first of those that are as fast for any purpose: later candidates must earn their place."""
     fastest = min(alive, key=lambda index: np.median(times[index]))
-    return next(index for index in alive if index == fastest or against(index, fastest)[1] <= 1)
+
+    def equal(index: int) -> bool:
+        ratio, low, _ = against(index, fastest)
+        return ratio <= EQUAL and low <= 1
+
+    return next(index for index in alive if index == fastest or equal(index))
 
 
 def _against(

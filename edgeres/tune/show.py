@@ -4,6 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from edgeres.figures import number
+from edgeres.tune.race import EQUAL
 from edgeres.tune.search import Trial, Tuned
 
 
@@ -11,8 +12,13 @@ def text(found: Tuned) -> str:
     """The choice first, then all trials and why each was not it."""
     best, exact = found.best, found.reference
     faster = f"{exact.lane.ratio:.2f}x as fast as FP32" if exact.lane else ""
+    rivals = sum(
+        t is not best and t.lane is not None and not t.lane.dropped and t.lane.ratio > EQUAL for t in found.trials
+    )
+    doubt = f"not settled: {rivals} others may be as fast; give more --minutes, or a quieter machine" if rivals else ""
     lost = f"top-1 drop {best.quality.drop:+.2f} points on {found.images} images" if best.quality else ""
-    return "\n".join([f"{best.candidate.name}: {faster}, {lost}", f"engine: {found.engine}", *map(_line, found.trials)])
+    head = [f"{best.candidate.name}: {faster}, {lost}", *filter(None, [doubt]), f"engine: {found.engine}"]
+    return "\n".join([*head, *map(_line, found.trials)])
 
 
 def _line(trial: Trial) -> str:

