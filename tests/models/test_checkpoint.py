@@ -433,7 +433,7 @@ def test_a_byte_that_fell_over_is_noticed(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(InputError, match="is not a checkpoint of torch .*is not what was written"):
+    with pytest.raises(InputError, match=r"is not a checkpoint of torch .*is not what was written"):
         read(path)
 
 
