@@ -32,10 +32,10 @@ MEMBER = re.compile(
 )
 # In each, no two alternatives begin alike, so that matching takes linear time.
 EXPRESSION = (
-    r"(?!.*\*\*)"
+    r"(?![\s\S]*\*\*)"
     r"(?:[-+*/(),='\s\d]|[su](?=\d)|Symbol|Integer|True|positive|nonnegative|integer|Add|FloorDiv|M(?:ul|od|ax|in))*"
 )
-GUARD = r"(?!.*\*\*)(?:[-+*/%<>=!()\s\d]|L(?:\['\w+'\]|\[\d+\])+\.size\(\)\[\d+\]|not|and|or|m(?:ax|in))*"
+GUARD = r"(?![\s\S]*\*\*)(?:[-+*/%<>=!()\s\d]|L(?:\['\w+'\]|\[\d+\])+\.size\(\)\[\d+\]|not|and|or|m(?:ax|in))*"
 NAME = re.compile(r"[-\w.]*")
 ALLOWED = {
     key: re.compile(pattern)

@@ -121,7 +121,7 @@ def test_a_normalisation_in_the_graph_tells_the_range_of_its_pixels(
 def test_means_of_caffe_in_the_order_of_bgr_are_told(
     mean: tuple[float, ...], told: bool, tmp_path: Path, images: ImageSet
 ) -> None:
-    means = np.reshape(np.float32(mean), (3, 1, 1))
+    means = np.array(mean, np.float32).reshape(3, 1, 1)
     source = written(tmp_path, lambda net: net.conv(net.add("Sub", "x", means)), Writer("n", 3, 16, 16))
     notes = export(source, tmp_path / "mine.onnx", images=images).sidecar.results["notes"]
     assert "assumed: channels are R, G, B" in notes
@@ -138,8 +138,14 @@ def test_external_data_elsewhere_are_refused_unread(
     folder.mkdir()
     onnx.external_data_helper.set_external_data(model.graph.initializer[0], where.format(folder=tmp_path))
     (folder / "net.onnx").write_bytes(model.SerializeToString())
-    read, digest = [], store.digest
-    monkeypatch.setattr(store, "digest", lambda path: read.append(path.name) or digest(path))
+    read: list[str] = []
+    digest = store.digest
+
+    def seen(path: Path) -> str:
+        read.append(path.name)
+        return digest(path)
+
+    monkeypatch.setattr(store, "digest", seen)
     with pytest.raises(InputError, match=r"external data .* are no file beside it"):
         export(folder / "net.onnx", tmp_path / "mine.onnx")
     assert read == ["net.onnx"]
