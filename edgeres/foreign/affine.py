@@ -66,7 +66,7 @@ def _channels(value: ir.Value | None, other: ir.Value | None) -> Vector | None:
         return None
     aligned = given.reshape((1,) * (len(shape) - given.ndim) + given.shape)
     channels = shape[1]
-    if channels is None or any(side != 1 for axis, side in enumerate(aligned.shape) if axis != 1):
+    if channels is None or aligned.size not in (1, channels) or aligned.size != aligned.shape[1]:
         return None
     return np.broadcast_to(aligned.reshape(-1), (channels,)).astype(np.float64)
 

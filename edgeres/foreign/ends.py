@@ -98,9 +98,25 @@ def _before(value: ir.Value) -> tuple[ir.Value, str | None]:
     node = value.producer()
     while node is not None and node.op_type in MOVING and node.inputs[0] is not None:
         node = node.inputs[0].producer()
-    if node is None or node.op_type not in PROBABILITIES or node.inputs[0] is None:
+    if node is None or node.op_type not in PROBABILITIES or node.inputs[0] is None or not _over_classes(node):
         return value, None
     return node.inputs[0], node.op_type
+
+
+def _over_classes(node: ir.Node) -> bool:
+    """Whether a Softmax is over all that an image gives: not over the batch, nor over an axis beside the classes.
+
+    ONNX, Softmax: over one axis, by default the last, from opset 13; before, over `axis` (1) and all behind it."""
+    assert node.graph is not None
+    single = node.graph.opset_imports.get("", 13) >= 13
+    axis, sides = node.attributes.get_int("axis", -1 if single else 1), edges.shape(node.inputs[0])
+    if sides is None:
+        return axis in (1, -1)
+    axis = axis % len(sides)
+    if len(sides) == 1:
+        return True
+    others = sides[1:axis] + (sides[axis + 1 :] if single else ())
+    return axis > 0 and all(side in (1, None) for side in others)
 
 
 def connect(graph: ir.Graph, image: Image, batch: int | None, logits: str) -> None:

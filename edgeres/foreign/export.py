@@ -21,6 +21,8 @@ from edgeres.store import Artifact, Sidecar
 from edgeres.types import Preprocess
 
 OPSET = 19
+CAFFE_BGR = (103.939, 116.779, 123.68)
+"""The means of ImageNet's B, G and R in levels, as Caffe's networks subtract them."""
 LEVELS, UNIT, IMAGENET = "0 to 255", "0 to 1", "normalised with ImageNet's mean and std"
 
 
@@ -57,7 +59,7 @@ def export(
     if names and len(names) != made.outputs:
         raise UsageError(f"{len(names)} class names were given, {source} has {made.outputs} classes; give one each.")
     info = ModelInfo(source.stem, wanted, made.outputs, names)
-    notes = _notes(made, units, before, given, batch)
+    notes = _notes(made, units, before, given, batch) + _order(wanted)
     photos = images or open_images(SAMPLES)
 
     def write(path: Path) -> Mapping[str, Any]:
@@ -149,4 +151,15 @@ def _notes(made: Converted, units: str, before: Preprocess, given: Mapping[str, 
         )
     if made.batch is not None and batch is None:
         notes.append(f"the batch stays {made.batch}: the graph allows no other")
+    return notes
+
+
+def _order(wanted: Preprocess) -> list[str]:
+    """Nothing in a graph says in which order channels are; means that are B, G, R give a hint."""
+    notes = ["assumed: channels are R, G, B"]
+    if np.abs(np.array(wanted.mean) * 255 - CAFFE_BGR).max() < 1:
+        notes.append(
+            "its means look like Caffe's for B, G, R: if so, reverse the means and the input channels of the first "
+            "convolution in the original, and export it again"
+        )
     return notes

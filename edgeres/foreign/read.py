@@ -39,7 +39,7 @@ def _onnx(path: Path) -> Source:
     try:
         light = onnx.load(path, load_external_data=False)
         for location in _locations(light):
-            digests[f"data {location}"] = store.digest(path.parent / location)
+            digests[f"data {location}"] = store.digest(_beside(path, location))
         external_data_helper.load_external_data_for_model(light, str(path.parent))
     except DecodeError:
         raise InputError(f"{path} is not an ONNX model; export it again.") from None
@@ -61,6 +61,14 @@ def _locations(model: onnx.ModelProto) -> list[str]:
         if entry.key == "location"
     }
     return sorted(found)
+
+
+def _beside(path: Path, location: str) -> Path:
+    """Where a model's external data lie; InputError outside its folder (ONNX, ExternalData.md: a relative path)."""
+    found, folder = (path.parent / location).resolve(), path.parent.resolve()
+    if not found.is_relative_to(folder) or Path(location).is_absolute() or (found.exists() and not found.is_file()):
+        raise InputError(f"{path}: its external data {location!r} are no file beside it; export it again.")
+    return found
 
 
 def _original(model: onnx.ModelProto, logits: str) -> Run:

@@ -1,8 +1,9 @@
 """Programs that `torch.export.save` wrote (.pt2), read without running anything that a file may hold.
 
-`torch.export.load` runs pickles (it asks `torch.load` for tensors alone and then, where that fails, for anything),
-looks up any function that is named below `torch`, and evaluates the expressions of free sizes as Python. So what a file
-names is read first, and held against what a network needs.
+torch runs pickles (it asks `torch.load` for tensors alone and then, where that fails, for anything), loads libraries of
+AOTInductor, looks up any function that is named below `torch`, makes Python source of names and guards, and evaluates
+the expressions of free sizes. So every member and every string of a file is read first, by the zip reader that torch
+will use, and held against what `torch.export.save` writes of a network.
 """
 
 import json
@@ -10,7 +11,6 @@ import logging
 import os
 import re
 import warnings
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
@@ -25,11 +25,33 @@ from numpy.typing import NDArray
 
 from edgeres.errors import InputError, MissingRuntime
 
-OPERATOR = re.compile(r"torch\.ops\.aten\.\w+\.\w+|_operator\.(getitem|add|sub|mul|floordiv|mod|eq|ne|lt|le|gt|ge)")
-EXPRESSION = re.compile(
-    r"(\s|\d+|'?[su]\d+'?|[-+*/(),=]|Symbol|Integer|True|positive|nonnegative|integer|Add|Mul|Mod|FloorDiv|Max|Min)*"
+MEMBER = re.compile(
+    r"models/model\.json|data/sample_inputs/model\.pt|data/weights/(model_weights_config\.json|weight_\d+)"
+    r"|data/constants/(model_constants_config\.json|tensor_\d+)"
+    r"|archive_format|archive_version|byteorder|\.data/(version|serialization_id)"
 )
-STORED = re.compile(r"(weight|tensor)_\d+")
+# In each, no two alternatives begin alike, so that matching takes linear time.
+EXPRESSION = (
+    r"(?![\s\S]*\*\*)"
+    r"(?:[-+*/(),='\s\d]|[su](?=\d)|Symbol|Integer|True|positive|nonnegative|integer|Add|FloorDiv|M(?:ul|od|ax|in))*"
+)
+GUARD = r"(?![\s\S]*\*\*)(?:[-+*/%<>=!()\s\d]|L(?:\['\w+'\]|\[\d+\])+\.size\(\)\[\d+\]|not|and|or|m(?:ax|in))*"
+NAME = re.compile(r"[-\w.]*")
+ALLOWED = {
+    key: re.compile(pattern)
+    for key, pattern in {
+        "target": r"torch\.ops\.aten\.(?!from_file\.)\w+\.\w+"
+        r"|_operator\.(getitem|add|sub|mul|floordiv|mod|eq|ne|lt|le|gt|ge)",
+        "expr_str": EXPRESSION,
+        "guards_code": GUARD,
+        "path_name": r"(weight|tensor)_\d+",
+        "type": r"(cpu|cuda|mps|xpu)|builtins\.(tuple|list|dict)",
+        "context": r"null|\[[-\w., \"]*\]",
+    }.items()
+}
+"""What a string may be, by its key; others are a NAME."""
+TEXT = {"stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node", "torch_version", "as_string"}
+"""Told to people, or the value of an operator's argument."""
 
 
 class Program:
@@ -40,10 +62,13 @@ class Program:
         onnxscript."""
         if find_spec("onnxscript") is None:
             raise MissingRuntime("a .pt2 file needs onnxscript; `pip install onnxscript`.")
+        from torch.export.pt2_archive._package import load_pt2
+
         _inspect(path)
         try:
             with _trusting_nothing(), _silent():
-                program = torch.export.load(path)
+                # `torch.export.load` would try an older format next, with another zip reader.
+                program = load_pt2(str(path)).exported_programs["model"]
                 exported = torch.onnx.export(program, dynamo=True, verbose=False)
         except Exception as error:  # a damaged or unknown program fails anywhere in torch
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -58,34 +83,45 @@ class Program:
 
 
 def _inspect(path: Path) -> None:
-    """InputError where a file names anything else than operators of ATen, plain expressions and plain tensors."""
+    """InputError where a file holds anything else than `torch.export.save` writes of operators of ATen, plain
+    expressions and plain tensors."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.endswith(".json")]
-            contents = {name: json.loads(archive.read(name)) for name in names}
-    except (OSError, zipfile.BadZipFile, ValueError, KeyError):
+        reader = torch._C.PyTorchFileReader(str(path))
+        members = reader.get_all_records()
+        strings = [
+            (name, key, value)
+            for name in members
+            if name.endswith(".json")
+            for key, value in _strings(json.loads(reader.get_record(name)))
+        ]
+    except (OSError, RuntimeError, ValueError):
         raise InputError(f"{path} is no program of torch.export; save it with `torch.export.save`.") from None
-    for name, content in contents.items():
-        for key, value in _strings(content):
-            allowed = {"target": OPERATOR, "expr_str": EXPRESSION, "path_name": STORED}.get(key)
-            if allowed is not None and not allowed.fullmatch(str(value)):
-                raise InputError(
-                    f"{path} is refused: {name} names {value!r}, which may run code; save a plain program."
-                )
-            if key == "use_pickle" and value:
-                raise InputError(f"{path} is refused: {name} names a pickled object, which can run code; save it anew.")
+    for member in members:
+        if not MEMBER.fullmatch(member):
+            raise InputError(f"{path} is refused: it names {member!r}, which may hold code; save a plain program.")
+    for name, key, value in strings:
+        if key == "use_pickle" and value:
+            raise InputError(f"{path} is refused: {name} names a pickled object, which can run code; save it anew.")
+        if key not in TEXT and isinstance(value, str) and not ALLOWED.get(key, NAME).fullmatch(value):
+            raise InputError(
+                f"{path} is refused: {name} names {value[:80]!r} as {key}, which may run code; save a plain program."
+            )
 
 
 def _strings(content: Any) -> Iterator[tuple[str, Any]]:
-    """Every key of nested JSON with its value, where that is no container."""
-    stack = [content]
+    """Every key of nested JSON, as ("key", it), and every value that is no container with the key it stands below."""
+    stack = [("", content)]
     while stack:
-        current = stack.pop()
-        if isinstance(current, Mapping):
-            yield from ((key, value) for key, value in current.items() if not isinstance(value, Mapping | list))
-            stack.extend(current.values())
-        elif isinstance(current, list):
-            stack.extend(current)
+        key, value = stack.pop()
+        if isinstance(value, Mapping):
+            yield from (("key", name) for name in value)
+            stack.extend(value.items())
+        elif isinstance(value, list):
+            stack.extend((key, item) for item in value)
+        elif key in ("in_spec", "out_spec") and isinstance(value, str):
+            stack.append(("", json.loads(value)))
+        else:
+            yield key, value
 
 
 @contextmanager

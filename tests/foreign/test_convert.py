@@ -11,7 +11,8 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgeres.errors import InputError, UsageError
-from edgeres.foreign.convert import Converted, convert
+from edgeres.foreign import affine, ends
+from edgeres.foreign.convert import Converted, _shaped, convert
 
 RANDOM = np.random.default_rng(0)
 WHERE = Path("theirs.onnx")
@@ -269,6 +270,45 @@ def test_a_softmax_at_the_end_is_left_out_and_told(op: str) -> None:
     x = net.conv(net.add("GlobalAveragePool", net.add("Relu", net.conv("x"))), 4, 5, 1)
     made = converted(net.model(net.add("Reshape", net.add(op, x, axis=1), np.array([-1, 5]))))
     assert (made.classes.dropped, operators(made)[-1]) == (op, "Flatten")
+
+
+@pytest.mark.parametrize(
+    ("opset", "options", "dropped"),
+    [
+        (13, {"axis": 0}, False),
+        (13, {"axis": -2}, False),
+        (13, {"axis": -1}, True),
+        (13, {}, True),
+        (11, {"axis": 0}, False),
+        (11, {"axis": -1}, True),
+        (11, {}, True),
+    ],
+)
+def test_only_a_softmax_over_the_classes_is_left_out(opset: int, options: dict[str, int], dropped: bool) -> None:
+    net = Writer("n", 3, 16, 16)
+    source = net.model(net.add("Softmax", net.head(net.conv("x")), **options), opset=opset)
+    assert ends.classes(_shaped(source), WHERE).dropped == ("Softmax" if dropped else None)
+
+
+@pytest.mark.parametrize(
+    ("opset", "options", "dropped"),
+    [(13, {}, False), (13, {"axis": 1}, True), (11, {}, True), (11, {"axis": 2}, False)],
+)
+def test_a_softmax_before_the_classes_are_flattened(opset: int, options: dict[str, int], dropped: bool) -> None:
+    net = Writer("n", 3, 16, 16)
+    pooled = net.add("GlobalAveragePool", net.conv("x", outputs=5))
+    source = net.model(net.add("Flatten", net.add("Softmax", pooled, **options)), opset=opset)
+    assert ends.classes(_shaped(source), WHERE).dropped == ("Softmax" if dropped else None)
+
+
+@pytest.mark.parametrize("op", ["Mul", "Add", "Sub"])
+def test_one_channel_that_becomes_many_is_no_affine_of_each_channel(op: str) -> None:
+    net = Writer("n", 1, 16, 16)
+    net.add(op, "x", np.ones((1, 4, 1, 1)))
+    net.add(op, "x", np.ones((1, 1, 1, 1)))
+    many, one = _shaped(net.model())
+    assert affine.of(many) is None
+    assert affine.of(one) is not None
 
 
 def test_of_logits_and_their_softmax_the_logits_are_taken() -> None:

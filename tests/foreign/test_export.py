@@ -2,8 +2,9 @@
 
 import io
 import pickle
+import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,6 +53,7 @@ def test_it_is_described_and_its_parity_shown(theirs: Path, tmp_path: Path, imag
     assert results.pop("notes") == [
         "the final Softmax is left out: logits are given, top-1 is the same",
         "assumed: images are resized to 16 pixels, bilinear; else give --resize",
+        "assumed: channels are R, G, B",
     ]
     assert set(results) == {"images", "largest", "relative", "agreement"}
     assert results["images"] == 3
@@ -113,6 +115,40 @@ def test_a_normalisation_in_the_graph_tells_the_range_of_its_pixels(
     assert found.mean == pytest.approx(expected.mean)
     assert found.std == pytest.approx(expected.std)
     assert f"assumed: it takes {told}; else give --mean and --std" in made.sidecar.results["notes"]
+
+
+@pytest.mark.parametrize(("mean", "told"), [((103.9, 116.8, 123.7), True), ((123.7, 116.3, 103.5), False)])
+def test_means_of_caffe_in_the_order_of_bgr_are_told(
+    mean: tuple[float, ...], told: bool, tmp_path: Path, images: ImageSet
+) -> None:
+    means = np.array(mean, np.float32).reshape(3, 1, 1)
+    source = written(tmp_path, lambda net: net.conv(net.add("Sub", "x", means)), Writer("n", 3, 16, 16))
+    notes = export(source, tmp_path / "mine.onnx", images=images).sidecar.results["notes"]
+    assert "assumed: channels are R, G, B" in notes
+    assert any("look like Caffe's for B, G, R" in note for note in notes) is told
+
+
+@pytest.mark.parametrize("where", ["../secret", "{folder}/secret", ".", "inside/../../secret"])
+def test_external_data_elsewhere_are_refused_unread(
+    where: str, theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = onnx.load(theirs)
+    (tmp_path / "secret").write_bytes(bytes(99))
+    folder = tmp_path / "inside"
+    folder.mkdir()
+    onnx.external_data_helper.set_external_data(model.graph.initializer[0], where.format(folder=tmp_path))
+    (folder / "net.onnx").write_bytes(model.SerializeToString())
+    read: list[str] = []
+    digest = store.digest
+
+    def seen(path: Path) -> str:
+        read.append(path.name)
+        return digest(path)
+
+    monkeypatch.setattr(store, "digest", seen)
+    with pytest.raises(InputError, match=r"external data .* are no file beside it"):
+        export(folder / "net.onnx", tmp_path / "mine.onnx")
+    assert read == ["net.onnx"]
 
 
 def test_bytes_channels_last_are_fed_as_the_original_takes_them(tmp_path: Path, images: ImageSet) -> None:
@@ -211,10 +247,18 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def changed(program: Path, path: Path, change: Callable[[str, bytes], bytes]) -> Path:
+def changed(
+    program: Path,
+    path: Path,
+    change: Callable[[str, bytes], bytes] = lambda name, old: old,
+    rename: Callable[[str], str] = str,
+    added: Sequence[str] = (),
+) -> Path:
     with zipfile.ZipFile(program) as old, zipfile.ZipFile(path, "w") as new:
         for name in old.namelist():
-            new.writestr(name, change(name, old.read(name)))
+            new.writestr(rename(name), change(name, old.read(name)))
+        for name in added:
+            new.writestr(f"{program.stem}/{name}", b"{}")
     return path
 
 
@@ -244,6 +288,15 @@ SPOILT: dict[str, tuple[bytes, bytes]] = {
     "an expression": (b"Symbol('", b"exit() or Symbol('"),
     "a pickled weight": (b'"use_pickle": false', b'"use_pickle": true'),
     "a pickled constant": (b'"path_name": "weight_', b'"path_name": "opaque_obj_'),
+    "a guard": (b'"guards_code": []', b'"guards_code": ["exit()"]'),
+    "a guard among plain ones": (b'"guards_code": []', b'"guards_code": ["1 != 2", ["exit()"]]'),
+    "a default of an argument": (b'"forward_arg_names": [', b'"forward_arg_names": ["x=exit()", '),
+    "the name of an input": (
+        b'"user_input": {"arg": {"as_tensor": {"name": "',
+        b'"user_input": {"arg": {"as_tensor": {"name": "x=exit(),',
+    ),
+    "a module to import": (b"builtins.dict", b"collections.defaultdict"),
+    "a file to map": (b"torch.ops.aten.relu.default", b"torch.ops.aten.from_file.default"),
 }
 
 
@@ -259,6 +312,36 @@ def test_a_program_that_names_what_could_run_code_is_refused(what: str, program:
     with pytest.raises(InputError, match=r"evil.pt2 is refused: .* names .* code"):
         export(changed(program, tmp_path / "evil.pt2", change), tmp_path / "mine.onnx")
     assert any(seen)
+
+
+@pytest.mark.parametrize(
+    "member",
+    ["data/aotinductor/model/x.wrapper.so", "models/model.JSON", "models/more.json", "data/constants/custom_obj_0"],
+)
+def test_a_program_with_a_member_that_is_not_plain_is_refused(member: str, program: Path, tmp_path: Path) -> None:
+    spoilt = changed(program, tmp_path / "evil.pt2", added=[member])
+    with pytest.raises(InputError, match=r"evil.pt2 is refused: it names '.*', which may hold code"):
+        export(spoilt, tmp_path / "mine.onnx")
+
+
+def test_a_program_under_another_spelling_is_refused(program: Path, tmp_path: Path) -> None:
+    spoilt = changed(program, tmp_path / "evil.pt2", rename=lambda name: name.replace("model.json", "model.JSON"))
+    with pytest.raises(InputError, match=r"evil.pt2 is refused: it names 'models/model.JSON'"):
+        export(spoilt, tmp_path / "mine.onnx")
+
+
+def test_guards_and_expressions_that_torch_writes_are_plain_and_told_in_linear_time() -> None:
+    pytest.importorskip("torch", reason="the extra `export` is not installed")
+    from edgeres.models.program import ALLOWED
+
+    guard = "((1 + (((-1) + L['x'].size()[3]) // 2))*(1 + (((-1) + L['x'].size()[2]) // 2))) != 1"
+    assert ALLOWED["guards_code"].fullmatch(guard)
+    assert ALLOWED["expr_str"].fullmatch("Mul(Symbol('s0', positive=True, integer=True), Integer(-1), u12 + 2*s3)")
+    start = time.perf_counter()
+    for pattern in ALLOWED.values():
+        for part in ("1", "s11", "'s1'", " ", "L['x']", "torch.ops.aten.a", "a", '"'):
+            assert not pattern.fullmatch(part * 24 + "!?")
+    assert time.perf_counter() - start < 1
 
 
 def test_what_is_no_program_is_refused(tmp_path: Path) -> None:
