@@ -4,8 +4,8 @@ how sure a figure of images is.
 Timings are resampled by a hierarchical bootstrap: processes are drawn with replacement, and within each of them
 circular blocks of neighbouring calls (Politis and Romano, 1992, "A circular block-resampling procedure for stationary
 data"). Few processes make it too narrow twice: their spread is underestimated by k / (k - 1), and its tails are
-Student's, not normal. Both are mended by stretching the interval about the estimate, on a logarithmic scale
-(Hesterberg, 2015, "What Teachers Should Know About the Bootstrap", section 5.3).
+Student's, not normal. Both are mended by stretching the interval about the estimate, that of timings on a logarithmic
+scale (Hesterberg, 2015, "What Teachers Should Know About the Bootstrap", section 5.3). Few images do the same.
 """
 
 import math
@@ -25,12 +25,18 @@ def interval(rounds: Sequence[NDArray[np.float64]], percentile: float, confidenc
     """
     drawn = np.concatenate(list(_resampled(rounds, percentile)))
     low, high = np.log(np.percentile(drawn, [50 - confidence / 2, 50 + confidence / 2]))
-    centre, k = math.log(np.percentile(np.concatenate(rounds), percentile)), len(rounds)
-    if k > 1:
-        normal = NormalDist().inv_cdf(0.5 + confidence / 200)
-        stretch = math.sqrt(k / (k - 1)) * student(confidence, k - 1) / normal
-        low, high = centre - stretch * max(centre - low, 0.0), centre + stretch * max(high - centre, 0.0)
+    centre = math.log(np.percentile(np.concatenate(rounds), percentile))
+    low, high = _stretched(low, high, centre, len(rounds), confidence)
     return math.exp(low), math.exp(high)
+
+
+def _stretched(low: float, high: float, centre: float, count: int, confidence: float) -> tuple[float, float]:
+    """An interval about an estimate made honest for few draws; that of a single one stays."""
+    if count < 2:
+        return low, high
+    normal = NormalDist().inv_cdf(0.5 + confidence / 200)
+    stretch = math.sqrt(count / (count - 1)) * student(confidence, count - 1) / normal
+    return centre - stretch * max(centre - low, 0.0), centre + stretch * max(high - centre, 0.0)
 
 
 def _resampled(rounds: Sequence[NDArray[np.float64]], percentile: float) -> Iterator[NDArray[np.float64]]:
@@ -63,13 +69,20 @@ def student(confidence: float, freedom: int) -> float:
 
 
 def over_images(
-    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]], count: int
+    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    count: int,
+    limits: tuple[float, float] = (-math.inf, math.inf),
 ) -> tuple[float, float] | None:
     """95 % percentile interval of a figure of `count` images, each drawn with replacement (Efron, 1979, "Bootstrap
-    Methods: Another Look at the Jackknife"); None where no resample has the figure.
+    Methods: Another Look at the Jackknife"), stretched about the figure of them all as for few processes; None where
+    the images do not have the figure.
 
-    `statistic` maps weights float64 (R, count), how often each image was drawn, to R figures, NaN where there is none.
+    `statistic` maps weights float64 (R, count), how often each image was drawn, to R figures, NaN where there is none;
+    none lies outside `limits`.
     """
+    centre = float(statistic(np.ones((1, count)))[0])
+    if not math.isfinite(centre):
+        return None
     random = np.random.default_rng(_SEED)
     drawn = []
     for rows in np.array_split(np.empty(_RESAMPLES), 1 + count * _RESAMPLES // 4_000_000):
@@ -78,5 +91,8 @@ def over_images(
         drawn.append(statistic(weights.astype(np.float64)))
     found = np.concatenate(drawn)
     found = found[np.isfinite(found)]
-    low, high = np.percentile(found, [2.5, 97.5]) if len(found) else (math.nan, math.nan)
-    return (float(low), float(high)) if len(found) else None
+    if not len(found):
+        return None
+    low, high = (float(side) for side in np.percentile(found, [2.5, 97.5]))
+    low, high = _stretched(low, high, centre, count, 95.0)
+    return max(low, limits[0]), min(high, limits[1])

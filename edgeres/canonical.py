@@ -1,10 +1,10 @@
 """One spelling for the graph of a network, whatever exported it.
 
-The mean over height and width becomes GlobalAveragePool, what follows it Flatten; nodes, tensors and constants are
-named by the weights that they use (`layer1.0.conv2`, `layer1.0.add`, `layer1.0.add.relu`), which is how later steps and
-reports speak of layers, and by their operators where the weights have no such names (`conv_2`, `conv_2.relu`); what
-exporters leave behind (stack traces, paths, unused initializers) is dropped, so that the same network always gives the
-same bytes.
+Nodes, tensors and constants are named by the weights that they use (`layer1.0.conv2`, `layer1.0.add`,
+`layer1.0.add.relu`), which is how later steps and reports speak of layers, and by their operators where the weights
+have no such names (`conv_2`, `conv_2.relu`); what exporters leave behind (stack traces, paths, unused initializers) is
+dropped, so that the same network always gives the same bytes. Operators stay what they are: `edgeres.foreign.spell`
+writes them in one way.
 """
 
 from collections.abc import Mapping, Sequence
@@ -97,21 +97,18 @@ class _Spelling:
     def __init__(self, graph: onnx.GraphProto, outputs: Mapping[str, str]) -> None:
         self.outputs = outputs
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
-        self.batch = graph.input[0].type.tensor_type.shape.dim[0].dim_value
         self.tensors = {graph.input[0].name: INPUT}
         """The new name of each tensor that is computed."""
         self.kept: dict[str, str] = {}
         """The new name of each constant that is used."""
-        self.pooled: set[str] = set()
-        """Tensors (N, C, 1, 1), by their old names."""
         self.owners: dict[str, tuple[str, tuple[str, ...]]] = {graph.input[0].name: (INPUT, ())}
         """For each tensor the layer that it follows, and the operators since."""
         self.taken = {INPUT, *outputs.values()}
         self.counts: dict[str, int] = {}
-        self.left = {op: sum(self._operator(node)[0] == op for node in graph.node) for op in HEAD}
+        self.left = {op: sum(node.op_type == op for node in graph.node) for op in HEAD}
 
     def node(self, source: NodeProto) -> NodeProto:
-        op, attributes, inputs = self._operator(source)
+        op, inputs = source.op_type, list(source.input)
         owner, ops = self._owner(op, inputs)
         name = self._unique(".".join((owner, *ops)))
         outputs = []
@@ -122,29 +119,12 @@ class _Spelling:
             outputs.append(self.tensors[output])
         given = [self._constant(op, name, i, old) if old in self.constants else old for i, old in enumerate(inputs)]
         made = helper.make_node(op, [self.tensors.get(i, i) for i in given], outputs, name)
-        made.attribute.extend(sorted(attributes, key=lambda attribute: attribute.name))
+        made.attribute.extend(sorted(source.attribute, key=lambda attribute: attribute.name))
         return made
 
     def initializers(self) -> list[TensorProto]:
         """The constants that are used, without anything beside their values."""
         return [numpy_helper.from_array(numpy_helper.to_array(self.constants[o]), n) for o, n in self.kept.items()]
-
-    def _operator(self, node: NodeProto) -> tuple[str, list[onnx.AttributeProto], list[str]]:
-        """The operator, attributes and inputs that a node has in the canonical spelling."""
-        inputs = list(node.input)
-        if node.op_type == "GlobalAveragePool":
-            self.pooled.add(node.output[0])
-        if node.op_type == "ReduceMean":
-            given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-            axes = numpy_helper.to_array(self.constants[inputs[1]]) if len(inputs) > 1 else given.get("axes", ())
-            if {int(axis) % 4 for axis in axes} == {2, 3} and given.get("keepdims", 1):
-                self.pooled.add(node.output[0])
-                return "GlobalAveragePool", [], inputs[:1]
-        if node.op_type == "Reshape" and inputs[0] in self.pooled and inputs[1] in self.constants:
-            shape = numpy_helper.to_array(self.constants[inputs[1]])
-            if len(shape) == 2 and shape[0] in (-1, 0, self.batch):
-                return "Flatten", [helper.make_attribute("axis", 1)], inputs[:1]
-        return node.op_type, list(node.attribute), inputs
 
     def _owner(self, op: str, inputs: list[str]) -> tuple[str, tuple[str, ...]]:
         """The layer that a node is, or follows, and the operators since: what it is named by.

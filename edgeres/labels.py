@@ -17,15 +17,18 @@ Labels = Sequence[str | None]
 
 
 def texts(labels: NDArray[np.generic]) -> tuple[str, ...]:
-    """The labels of an array as texts: whole numbers (N,) are class indices, whole numbers (N, C) of 0 and 1 say which
-    classes are there, floating point numbers (N,) or (N, K) are values. ValueError for anything else."""
-    if labels.ndim == 1 and labels.dtype.kind in "iu":
-        return tuple(str(int(label)) for label in labels)
+    """The labels of an array as texts: whole numbers (N,) or (N, 1) are class indices, booleans and whole numbers
+    (N, C) of 0 and 1 say which classes are there, floating point numbers (N,) or (N, K) are values. ValueError for
+    anything else."""
+    if labels.dtype.kind in "iu" and (labels.ndim == 1 or labels.shape[1:] == (1,)):
+        return tuple(str(int(label)) for label in labels.ravel())
     if labels.ndim == 2 and labels.dtype.kind in "iub" and np.isin(labels, (0, 1)).all():
         return tuple(BETWEEN.join(map(str, np.flatnonzero(row))) for row in labels)
     if labels.ndim in (1, 2) and labels.dtype.kind == "f" and labels.size:
         return tuple(BETWEEN.join(f"{value:.9g}" for value in np.atleast_1d(row)) for row in labels)
-    raise ValueError("labels are neither class indices (N,), 0 and 1 (N, C), nor floating point values (N, K)")
+    raise ValueError(
+        "labels are neither class indices (N,) or (N, 1), 0 and 1 (N, C), nor floating point values (N, K)"
+    )
 
 
 def indices(labels: Labels, classes: Sequence[str], count: int, where: Path) -> NDArray[np.int64]:

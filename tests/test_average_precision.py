@@ -60,3 +60,19 @@ def test_the_same_boxes_are_perfect_and_none_are_worth_nothing() -> None:
     assert mean_average_precision(nothing, truth, 0.5) == 0
     assert mean_average_precision(nothing, nothing, 0.5) == 1
     assert mean_average_precision(truth, nothing, 0.5) == 0
+
+
+def test_all_boxes_count_however_many() -> None:
+    """COCO's tools would look at the best 100 alone, none of which is right here."""
+    corners = np.arange(150, dtype=np.float32)[:, None] * 20
+    boxes = np.concatenate([corners, corners, corners + 10, corners + 10], 1)
+    found = Boxes(boxes, np.linspace(1, 0.1, 150, dtype=np.float32), np.zeros(150, np.int64))
+    truth = Boxes(boxes[100:], np.ones(50, np.float32), np.zeros(50, np.int64))
+    assert mean_average_precision([found], [truth], 0.5) == pytest.approx(
+        np.mean(
+            [
+                max(n / (100 + n) for n in range(max(1, int(np.ceil(at * 50 - 1e-9))), 51))
+                for at in np.linspace(0, 1, 101)
+            ]
+        )
+    )

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from edgeres.bootstrap import interval, student
+from edgeres.bootstrap import interval, over_images, student
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,36 @@ def test_processes_that_differ_are_told_of(processes):
 def test_it_is_the_same_each_time():
     rounds = list(np.random.default_rng(5).gamma(9, 1, (3, 50)))
     assert interval(rounds, 90) == interval(rounds, 90)
+
+
+def mean(values):
+    return lambda weights: weights @ values / weights.sum(1)
+
+
+@pytest.mark.parametrize("images", [4, 8, 64])
+def test_of_the_mean_of_few_images_it_is_that_of_student(images):
+    """t standard errors on either side: normal values, the quantiles of the t distribution from the tables."""
+    values = np.random.default_rng(6).standard_normal(images)
+    low, high = over_images(mean(values), images)
+    wanted = {4: 3.1824, 8: 2.3646, 64: 1.9983}[images] * values.std(ddof=1) / math.sqrt(images)
+    assert (high - low) / 2 == pytest.approx(wanted, rel=0.08)
+    assert low < values.mean() < high
+
+
+def test_few_images_hold_the_truth_as_often_as_promised():
+    random = np.random.default_rng(8)
+    found = [over_images(mean(random.standard_normal(8)), 8) for _ in range(1000)]
+    assert sum(not low < 0 < high for low, high in found) <= 75
+
+
+def test_what_cannot_be_larger_is_not_said_to_be():
+    values = np.array([0.0] + [1.0] * 7)
+    low, high = over_images(mean(values), 8, (0.0, 1.0))
+    assert 0 <= low < 0.75
+    assert high == 1
+    assert over_images(mean(values), 8)[1] > 1
+
+
+def test_of_one_image_nothing_is_known_and_without_a_figure_there_is_none():
+    assert over_images(mean(np.array([3.0])), 1) == (3, 3)
+    assert over_images(lambda weights: np.full(len(weights), math.nan), 5) is None

@@ -77,19 +77,31 @@ def test_images_of_one_label_are_a_group() -> None:
     ("given", "wanted"),
     [
         (np.array([3, 0], np.uint8), ("3", "0")),
+        (np.array([[1], [1], [0]]), ("1", "1", "0")),
+        (np.array([[7]], np.uint8), ("7",)),
+        (np.array([[True], [False]]), ("0", "")),
         (np.array([[1, 0, 1], [0, 0, 0]]), ("0;2", "")),
         (np.array([[True, True], [False, True]]), ("0;1", "1")),
         (np.array([0.1, -2.5], np.float32), ("0.100000001", "-2.5")),
         (np.array([[0.5, 1e-7]]), ("0.5;1e-07",)),
     ],
-    ids=["classes", "zeros and ones", "bools", "a value", "values"],
+    ids=[
+        "classes",
+        "a column of classes",
+        "one class",
+        "a column of bools",
+        "zeros and ones",
+        "bools",
+        "a value",
+        "values",
+    ],
 )
 def test_arrays_become_texts_that_mean_the_same(given: np.ndarray, wanted: tuple[str, ...]) -> None:
     assert labels.texts(given) == wanted
     if given.dtype.kind == "f":
         again = labels.values(wanted, np.atleast_2d(given.T).T.shape[1], WHERE, wanted)
         assert (again == given.reshape(again.shape).astype(np.float32)).all()
-    elif given.ndim == 2:
+    elif given.ndim == 2 and (given.shape[1] > 1 or given.dtype == bool):
         assert (labels.multi_hot(wanted, (), given.shape[1], WHERE) == given).all()
 
 

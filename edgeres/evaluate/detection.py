@@ -1,4 +1,8 @@
-"""Average precision of boxes, as COCO counts it (Lin et al., arXiv:1405.0312): 101 points of recall."""
+"""Average precision of boxes at the 101 points of recall of COCO (Lin et al., arXiv:1405.0312).
+
+All boxes that are given count: of `boxes.retinanet` up to 300 an image, where COCO's tools take the best 100 of each
+class and image. Nor is there what these tools leave out of the count: crowds, and boxes of other sizes.
+"""
 
 from collections.abc import Sequence
 

@@ -32,7 +32,7 @@ def scores(found: Predictions, reference: Predictions | None) -> list[Score]:
         made.append(score(f"class recall@{k}", found, int(asked.sum()), now, before, unit="share"))
     if reference and exact is not None:
         cosines = cosine(found.outputs, reference.outputs)
-        made.append(score("cosine", found, count, mean(cosines)))
+        made.append(score("cosine", found, count, mean(cosines), largest=1.0))
         made.append(Score(name="worst cosine", value=float(cosines.min()), images=count, dataset=found.dataset))
         for k in ks:
             kept = (near[:, :k, None] == exact[:, None, :k]).any(2).mean(1)

@@ -5,6 +5,7 @@ a cosine similarity. Of a detector the boxes are compared, too; those of FP32 ar
 """
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,8 @@ def compare(
         figures: dict[str, Statistic] = {"SQNR": _decibel(power, noise), "cosine": mean(cosines)}
         for label, figure in figures.items():
             value = float(figure(np.ones((1, len(images))))[0])
-            interval = bootstrap.over_images(figure, len(images))
+            largest = 1.0 if label == "cosine" else math.inf
+            interval = bootstrap.over_images(figure, len(images), (-largest, largest))
             told = {**common, "unit": "dB" if label == "SQNR" else "", "interval": interval}
             made.append(Score(name=f"{label} {name}", value=value, **told))
     return made

@@ -31,6 +31,12 @@ _OLDER = (
     ),
 )
 """How torchvision spelled parameters before 0.13, and how it does since."""
+EPSILON = (
+    "assumed: batch norms of the body add 1e-5 to the variance; weights fine-tuned from torchvision's COCO_V1 may "
+    "have been trained with 0, which nothing in the file tells"
+)
+NO_EPSILON = "assumed: batch norms of the body add 0 to the variance, as the parameters have their names before 0.13"
+"""What is said of the epsilon, which no checkpoint holds."""
 
 
 class Maps(nn.Module):
@@ -228,13 +234,17 @@ def load(arch: str | None, loaded: Checkpoint, features: Sequence[str] = ()) -> 
     head = {"fc.weight": torch.zeros(1, width), "fc.bias": torch.zeros(1)}
     name, body = checkpoint.load(arch, replace(loaded, state={**state, **head}))
     around = {_newer(key): value for key, value in loaded.detector.items()}
+    notes: tuple[str, ...] = (EPSILON,) if around else ()
     if around.keys() != loaded.detector.keys():
         # Until 0.13 frozen batch norm divided by the root of the variance alone.
+        notes = (NO_EPSILON,)
         for module in body.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eps = 0.0
     if features:
-        return name, Backbone(body, features).eval()
+        backbone = Backbone(body, features)
+        backbone.notes = notes
+        return name, backbone.eval()
     kind = next((kind for kind, (parameter, _) in DETECTORS.items() if parameter in around), None)
     if kind is None:
         raise InputError(
@@ -250,6 +260,7 @@ def load(arch: str | None, loaded: Checkpoint, features: Sequence[str] = ()) -> 
     except (KeyError, IndexError, RuntimeError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise InputError(f"{loaded.path} does not fit torchvision's {kind}: {reason} is odd; save it again.") from None
+    model.notes = (*model.notes, *notes)
     return f"{kind}_{name}_fpn", model.eval()
 
 

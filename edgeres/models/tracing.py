@@ -4,7 +4,8 @@ torch's own exporter takes time that grows faster than the depth; the operators 
 """
 
 import operator
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,13 +80,15 @@ class _Tracer(fx.Tracer):
 
 def trace(model: nn.Module, shape: Sequence[int], free: bool) -> onnx.ModelProto:
     """The ONNX graph of a network in evaluation mode, each batch norm folded into the convolution before it
-    (arXiv:1712.05877, section 3.2); initializers carry the parameters' names.
+    (arXiv:1712.05877, section 3.2); initializers carry the parameters' names, or where a convolution that is called
+    several times is folded, those of it and the batch norm: `conv.bn.weight`.
 
     `shape` (N, 3, H, W) is the input's, but for the batch where that is `free`. NotImplementedError where the network
     has a module or function that the tables do not know.
     """
-    writer = _Writer(model)
-    for node in _Tracer().trace(model).nodes:
+    nodes = list(_Tracer().trace(model).nodes)
+    writer = _Writer(model, Counter(str(node.target) for node in nodes if node.op == "call_module"))
+    for node in nodes:
         writer.write(node)
     sides = ["batch" if free else shape[0], *shape[1:]]
     image = helper.make_tensor_value_info(writer.inputs[0], onnx.TensorProto.FLOAT, sides)
@@ -98,8 +101,9 @@ def trace(model: nn.Module, shape: Sequence[int], free: bool) -> onnx.ModelProto
 class _Writer:
     """The graph while it grows."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, calls: Mapping[str, int]) -> None:
+        """`calls`: how often each module is called."""
+        self.model, self.calls = model, calls
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, NDArray[np.generic]] = {}
         self.tensors: dict[fx.Node, str] = {}
@@ -147,7 +151,7 @@ class _Writer:
             raise NotImplementedError(f"{path}: {type(module).__name__}")
         op, attributes, parameters = MODULES[known]
         if isinstance(module, nn.BatchNorm2d) and source in self.convolutions and len(node.args[0].users) == 1:  # type: ignore[union-attr]
-            self._fold(self.convolutions[source], module)
+            self._fold(self.convolutions[source], module, path)
             self.tensors[node] = source
             return
         given = {f"{path}.{name}": getattr(module, name) for name in parameters}
@@ -189,13 +193,15 @@ class _Writer:
         self.constants[name] = array
         return name
 
-    def _fold(self, convolution: NodeProto, norm: nn.BatchNorm2d) -> None:
+    def _fold(self, convolution: NodeProto, norm: nn.BatchNorm2d, path: str) -> None:
         weight = self.constants[convolution.input[1]].astype(np.float64)
         bias = self.constants[convolution.input[2]] if len(convolution.input) > 2 else np.zeros(len(weight))
         names = ("weight", "bias", "running_mean", "running_var")
         gamma, beta, mean, variance = (getattr(norm, one).detach().double().numpy() for one in names)
         scale = gamma / np.sqrt(variance + norm.eps)
-        name = f"{convolution.input[1].removesuffix('.weight')}.bias"
-        self.constants[convolution.input[1]] = (weight * scale[:, None, None, None]).astype(np.float32)
-        self.constants[name] = ((bias - mean) * scale + beta).astype(np.float32)
-        convolution.input[2:] = [name]
+        layer = convolution.input[1].removesuffix(".weight")
+        if self.calls.get(layer) != 1:  # other calls need its weights as they are
+            layer = f"{layer}.{path}"
+        self.constants[f"{layer}.weight"] = (weight * scale[:, None, None, None]).astype(np.float32)
+        self.constants[f"{layer}.bias"] = ((bias - mean) * scale + beta).astype(np.float32)
+        convolution.input[1:] = [f"{layer}.weight", f"{layer}.bias"]

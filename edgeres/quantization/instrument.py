@@ -89,14 +89,18 @@ def _stride(shape: tuple[int, ...]) -> int:
 
 
 def _effective(graph: Graph, name: str, writer: "_Writer") -> str:
-    """What of a tensor matters: where only a sum and its ReLU follow, nothing below minus the other summand does."""
+    """What of a tensor matters: where only a sum and its ReLU follow, nothing below minus the other summand does.
+
+    What the network gives, too, matters whole.
+    """
+    given = {value.name for value in graph.model.graph.output}
     takers = graph.consumers.get(name, [])
     if len(takers) != 1 or not graph.is_sum(takers[0]):
         return name
     (add,) = takers
-    if [taker.op_type for taker in graph.consumers.get(add.output[0], [])] != ["Relu"]:
+    if given & {name, *add.output} or [taker.op_type for taker in graph.consumers.get(add.output[0], [])] != ["Relu"]:
         return name
-    other = next(given for given in add.input if given != name)
+    other = next(one for one in add.input if one != name)
     writer.node("Neg", [other], f"report.{name}.floor")
     return writer.node("Max", [name, f"report.{name}.floor"], f"report.{name}.effective")
 

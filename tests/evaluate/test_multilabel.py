@@ -65,7 +65,7 @@ def test_decisions_are_compared_label_by_label_and_image_by_image() -> None:
     assert (agreement.name, agreement.value) == ("agreement", 5 / 8)
     assert (whole.name, whole.value) == ("exact agreement", 2 / 4)
     assert mean.interval is not None
-    assert mean.interval[0] < mean.value - 1 < mean.interval[1] <= 0.0
+    assert -1.0 <= mean.interval[0] < mean.value - 1 < mean.interval[1] <= 1.0
 
 
 def test_what_does_not_change_has_no_difference() -> None:

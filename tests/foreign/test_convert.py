@@ -417,3 +417,12 @@ def test_the_source_is_not_changed() -> None:
     before = source.SerializeToString()
     convert(source, WHERE)
     assert source.SerializeToString() == before
+
+
+@pytest.mark.parametrize("axes", [[2, 3], [-1, -2]])
+@pytest.mark.parametrize("shape", [[-1, 4], [0, -1], [0, 4]])
+def test_a_mean_that_keeps_its_axes_and_a_reshape_are_pool_and_flatten(axes: list[int], shape: list[int]) -> None:
+    net = Writer("n", 3, 8, 8)
+    x = net.add("ReduceMean", net.add("Relu", net.conv("x")), axes=axes, keepdims=1)
+    x = net.add("Gemm", net.add("Reshape", x, np.array(shape)), np.ones((4, 5)) + np.arange(5), np.zeros(5))
+    assert operators(converted(net.model(x))) == ["Conv", "Relu", "GlobalAveragePool", "Flatten", "Gemm"]

@@ -109,6 +109,17 @@ def test_older_checkpoints_have_another_spelling_and_no_epsilon(image: Any, tmp_
     assert load(older(seeded("fasterrcnn")), tmp_path / "old.pth")[0] == f"fasterrcnn_{BODY}_fpn"
 
 
+def test_the_epsilon_that_was_assumed_is_told(tmp_path: Path) -> None:
+    """Of a detector's body alone: classifiers are all trained with 1e-5."""
+    state = seeded("retinanet")
+    for features in ((), ("C2",)):
+        assert "add 1e-5 to the variance" in load(state, tmp_path / "new.pth", *features)[1].notes[-1]
+        assert "add 0 to the variance" in load(older(state), tmp_path / "old.pth", *features)[1].notes[-1]
+    body = {k.removeprefix("backbone.body."): v for k, v in state.items() if k.startswith("backbone.body.")}
+    assert not load(body, tmp_path / "body.pth", "C2")[1].notes
+    assert len(load(seeded("fasterrcnn"), tmp_path / "faster.pth")[1].notes) == 2
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("holds", ["classifier", "no head", "detector", "detector's backbone"])
 def test_the_maps_of_a_backbone_come_from_every_checkpoint(holds: str, image: Any, tmp_path: Path) -> None:

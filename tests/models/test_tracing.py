@@ -70,6 +70,34 @@ def test_a_batch_norm_is_folded_where_a_convolution_and_nothing_else_feeds_it(li
         assert not any(node.op_type == "BatchNormalization" for node in nodes), kind
 
 
+@pytest.mark.parametrize("order", ["one after the other", "side by side", "one without", "the same norm"])
+def test_each_call_of_a_shared_convolution_has_weights_of_its_own(order: str) -> None:
+    class Shared(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 3, 3, padding=1)
+            self.bn1, self.bn2 = torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(3)
+            for norm in (self.bn1, self.bn2):
+                torch.nn.init.uniform_(norm.running_var, 0.2, 3)
+                torch.nn.init.normal_(norm.running_mean)
+
+        def forward(self, x: Any) -> Any:
+            if order == "one after the other":
+                return self.bn2(self.conv(self.bn1(self.conv(x))))
+            one, other = self.conv(x), self.conv(x + x)
+            if order == "one without":
+                return self.bn1(one) + other
+            return self.bn1(one) + (self.bn1 if order == "the same norm" else self.bn2)(other)
+
+    with torch.random.fork_rng(), torch.inference_mode():
+        torch.manual_seed(4)
+        model, images = Shared().eval(), torch.randn(2, 3, 8, 8)
+        wanted = model(images).numpy()
+    made = traced(model, 8)
+    assert not any(node.op_type == "BatchNormalization" for node in made.graph.node)
+    assert np.abs(run(made, images.numpy()) - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
 def test_the_source_keeps_its_weights(lively: Any) -> None:
     model = lively(ResNet(KINDS["grouped"], 5))
     before = {name: value.clone() for name, value in model.state_dict().items()}

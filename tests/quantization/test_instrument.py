@@ -131,6 +131,20 @@ def test_what_a_sum_and_its_relu_ignore_is_left_out(sources: dict[str, Source]) 
         assert used.min() > source.values[name].min()
 
 
+@pytest.mark.parametrize("end", ["layer1.0.conv2", "layer1.0.add"])
+def test_what_is_given_too_is_left_whole(end: str, sources: dict[str, Source], tmp_path: Path) -> None:
+    """`end` is an output of the graph beside what its sum and ReLU make of it."""
+    source = sources["basic"]
+    both = onnx.ModelProto()
+    both.CopyFrom(source.graph.model)
+    both.graph.output.append(onnx.helper.make_tensor_value_info(end, onnx.TensorProto.FLOAT, None))
+    model, rows = instrumented(Graph.of(both, tmp_path), depths=False)
+    found = rows["layer1.0.conv2"].statistics(reported(model, source.images))
+    values = source.values["layer1.0.conv2"]
+    assert found.low == pytest.approx(float(values.min()), rel=1e-4)
+    assert values.min() < source.effective("layer1.0.conv2").min()
+
+
 @pytest.mark.parametrize("size", [2, 3])
 def test_a_fixed_batch_reports_a_row_an_image(size: int, sources: dict[str, Source], tmp_path: Path) -> None:
     source = sources["grouped"]
