@@ -145,7 +145,7 @@ ZEROS = np.zeros((2, 4, 4, 3), np.uint8)
         {"images": ZEROS},
         {"labels": np.zeros(2)},
         {"images": ZEROS, "labels": np.zeros(3, int)},
-        {"images": ZEROS, "labels": np.full((2, 1), 2)},
+        {"images": ZEROS, "labels": np.full((2, 2), 2)},
         {"images": ZEROS, "labels": np.zeros((2, 1, 1))},
         {"images": ZEROS, "labels": np.array(["cat", "dog"])},
         {"images": ZEROS, "labels": np.array([0, None])},
