@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres import bootstrap, boxes, engines, machine, onnx_io, store
+from edgeres import bootstrap, boxes, engines, onnx_io, store
 from edgeres.data import ImageSet, batches
 from edgeres.errors import BuildError, InputError
 from edgeres.evaluate.detection import mean_average_precision
 from edgeres.evaluate.paired import Array, Statistic, mean
+from edgeres.evaluate.predicted import conditions
 from edgeres.schema import Score
 from edgeres.store import Artifact, Sidecar
 from edgeres.types import Settings, Target, Task
@@ -116,11 +117,8 @@ def evaluate(
         path.write_text(json.dumps([score.model_dump() for score in found], indent=2), encoding="utf-8")
 
     made_from = {"engine": store.digest(engine), "reference": store.digest(reference), "images": images.digest}
-    parameters: dict[str, Any] = {"target": str(target), "threads": threads, "machine": machine.describe().identity}
-    if settings:
-        parameters["settings"] = dict(settings)
     packages = store.versions("edgeres", "onnxruntime", *engines.packages(target))
-    return store.make(out, Sidecar("maps", made_from, parameters, packages), write)
+    return store.make(out, Sidecar("maps", made_from, conditions(target, threads, settings), packages), write)
 
 
 def scores(path: Path) -> list[Score]:

@@ -121,16 +121,15 @@ def evaluate(
         return {"images_per_second": found.images_per_second}
 
     made_from = {"engine": store.digest(engine), "images": images.digest}
-    parameters: dict[str, Any] = {
-        "target": str(target),
-        "threads": threads,
-        "machine": machine.describe().identity,  # without VNNI the same engine can answer otherwise
-        "model": onnx_io.info(engine).to_json(),
-    }
-    if settings:
-        parameters["settings"] = dict(settings)
+    parameters = {**conditions(target, threads, settings), "model": onnx_io.info(engine).to_json()}
     packages = store.versions("edgeres", *engines.packages(target))
     return store.make(out, Sidecar("predictions/3", made_from, parameters, packages), write)
+
+
+def conditions(target: Target, threads: int | None, settings: Settings | None) -> dict[str, Any]:
+    """Under what an engine answered, as parameters of an artifact: without VNNI the same one can answer otherwise."""
+    told = {"target": str(target), "threads": threads, "machine": machine.describe().identity}
+    return {**told, "settings": dict(settings)} if settings else told
 
 
 def predictions(path: Path) -> Predictions:

@@ -54,7 +54,7 @@ def calibrate(
         onnx_io.release()
         middle = time.perf_counter()
         found = collect(lambda: _prepared(model, scales), images, preprocess, target, progress)
-        trusted = equalize.trusted(_graph(model)[0], scales, probe, found)
+        trusted = equalize.trusted(_graph(model)[0], scales, probe, found) if scales else scales
         if len(trusted) < len(scales):
             found = collect(lambda: _prepared(model, trusted), images, preprocess, target)
         statistics.save(Calibration(found, trusted), path)

@@ -67,8 +67,9 @@ def quantize(
     find_options(method, level)
     loaded = onnx_io.load(model)
     preprocess = onnx_io.description(loaded, model).preprocess
-    names = {layer.name for layer in prepare(Graph.of(loaded, model), {}, preprocess, not chosen.half).layers}
-    del loaded
+    graph = Graph.of(loaded, model)
+    names = {layer.name for layer in prepare(graph, {}, preprocess, not chosen.half).layers} if keep else set[str]()
+    del loaded, graph
     made_from = {"model": store.digest(model)}
     parameters: dict[str, Any] = {"scheme": chosen.name}
     calibration, calibrated = Calibration({}, {}), set[str]()

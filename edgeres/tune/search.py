@@ -164,28 +164,28 @@ class _Search:
 
     def _race(self, title: str, candidates: Sequence[Candidate]) -> list[Lane[Candidate]]:
         """Those in the race, the winner first; one that the runtime refuses is out of it."""
-        able = [candidate for candidate in candidates if self._builds(candidate)]
-        with self.progress.step(f"race: {len(able)} {title}", None) as advance:
+        built = {candidate: path for candidate in candidates if (path := self._built(candidate))}
+        with self.progress.step(f"race: {len(built)} {title}", None) as advance:
 
             def timed(candidate: Candidate) -> float:
                 settings = dict(candidate.settings)
-                subject = Subject(self._engine(candidate), self.target, 1, candidate.threads, settings)
+                subject = Subject(built[candidate], self.target, 1, candidate.threads, settings)
                 (found,) = measure([subject], 1, advance)
                 self.trials.timed(title, candidate, found.latency.p50)
                 return found.latency.p50
 
-            return race(able, timed, partial(self.trials.of, title), self._late)
+            return race(list(built), timed, partial(self.trials.of, title), self._late)
 
     def _late(self) -> bool:
         return time.monotonic() - self.started > 60 * self.minutes
 
-    def _builds(self, candidate: Candidate) -> bool:
+    def _built(self, candidate: Candidate) -> Path | None:
+        """Its engine; None where the runtime refuses it."""
         try:
-            self._engine(candidate)
+            return self._engine(candidate)
         except EdgeresError as error:
             self.progress.say(f"{candidate.name}: {error}")
-            return False
-        return True
+            return None
 
     def _engine(self, candidate: Candidate, level: str = RAW) -> Path:
         """Built where it is not there yet; engines that differ in threads alone are one file."""
