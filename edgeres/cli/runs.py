@@ -113,6 +113,9 @@ def check(
     threshold: Annotated[str | None, typer.Option(help="With --ab: how much p50 may grow. [default: 2.5%]")] = None,
     threads: Threads = None,
     junit: Annotated[Path | None, typer.Option(help="Also write the verdicts as JUnit XML.")] = None,
+    annotate: Annotated[
+        bool, typer.Option("--annotate", help="Also print annotations of GitHub Actions, to standard error.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare a report with an accepted baseline, or two engines. Exit 1 where it regressed, 4 where nobody can say."""
@@ -136,6 +139,10 @@ def check(
         from edgeres import store
 
         store.write_bytes(junit, xml.render(verdicts, "edgeres check").encode())
+    if annotate:
+        from edgeres import annotations
+
+        typer.echo(annotations.render(verdicts), err=True, nl=False)
     lines = [f"{verdict.outcome.value:>12}  {verdict.sentence}" for verdict in verdicts]
     show(
         "\n".join([*lines, outcome.value]),
