@@ -13,8 +13,9 @@ ROOT = Path(edgeres.__file__).parent
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"tune"},
+    {"tune", "fleet"},
     {"pipeline", "ab", "baseline", "junit", "loadgen"},
+    {"cells"},
     {"explain"},
     {"inspect"},
     {"lint"},
