@@ -84,7 +84,7 @@ def issue(folder: Path, name: str) -> Path:
 def revoke(folder: Path, name: str) -> None:
     """Refuse the certificate of a device from now on, and forget it; `issue` gives the device another one.
 
-    A run that is going on ends its connections; see `edgeres.fleet.tls.enforce`. UsageError where there is no such certificate.
+    A run that is going on ends its connections; see `edgeres.fleet.tls.enforce`. UsageError where there is none.
     """
     from cryptography import x509
 
@@ -218,9 +218,7 @@ def _read(path: Path, load: Callable[[bytes], Any]) -> Any:
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}); run `edgeres devices init`.") from None
     except (ValueError, TypeError):
-        raise InputError(
-            f"{path} is damaged; restore it, or remove the folder and run `edgeres devices init`."
-        ) from None
+        raise InputError(f"{path} is damaged; restore it, or begin again with `edgeres devices init`.") from None
 
 
 def _certificate(path: Path) -> "x509.Certificate":

@@ -45,12 +45,12 @@ class Found(Machine):
     """UTC, ISO 8601."""
     board: str | None = None
     """What its firmware calls it: "NVIDIA Jetson Orin Nano Developer Kit", "Raspberry Pi 5 Model B Rev 1.0"."""
-    accelerators: list[str] = []
-    targets: list[str] = []
+    accelerators: list[str] = Field(default=[])
+    targets: list[str] = Field(default=[])
     """What edgeres can run there."""
-    temperatures: dict[str, float] = {}
+    temperatures: dict[str, float] = Field(default={})
     """Sensor -> degrees Celsius, at that moment."""
-    power: list[str] = []
+    power: list[str] = Field(default=[])
     """What meters energy there: "RAPL package-0", "INA3221 VDD_IN", "NVML"."""
     governor: str | None = None
     """How the clock is set: performance, schedutil, ...; several where cores differ."""
@@ -71,9 +71,9 @@ class Device(Part):
     name: Annotated[str, AfterValidator(_name)]
     address: str = ""
     reach: Literal["ssh", "agent"] = "ssh"
-    targets: list[Annotated[str, AfterValidator(lambda text: str(Target.parse(text)))]] = []
+    targets: list[Annotated[str, AfterValidator(lambda text: str(Target.parse(text)))]] = Field(default=[])
     python: str = "python3"
-    labels: list[str] = []
+    labels: list[str] = Field(default=[])
     found: Found | None = None
 
     @model_validator(mode="after")
@@ -89,7 +89,7 @@ class Inventory(Part):
     devices: dict[str, Device] = Field(default_factory=dict)
 
     def select(self, names: list[str]) -> list[Device]:
-        """The devices of these names or labels, each once, in the order of the file; UsageError where one is unknown."""
+        """The devices with these names or labels, in the order of the file; UsageError where one is unknown."""
         known = {*self.devices, *(label for device in self.devices.values() for label in device.labels)}
         if unknown := next((name for name in names if name not in known), None):
             raise UsageError(

@@ -4,6 +4,7 @@ What is not there is not told, and nothing here fails for it.
 """
 
 import ctypes
+import re
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
