@@ -15,6 +15,7 @@ LAYERS = (
     {"cli"},
     {"tune", "fleet"},
     {"pipeline", "ab", "baseline", "junit", "loadgen"},
+    {"cells"},
     {"explain"},
     {"inspect"},
     {"lint"},
