@@ -30,6 +30,8 @@ LAYERS = (
 """From the top: a part imports parts of lower layers alone, not its siblings."""
 EXACT = ("quantization/reconstruct.py", "quantization/simulate.py")
 """They compute in ONNX Runtime, whatever runtime the file is for."""
+REMOTE = ("fleet/ssh.py", "fleet/tls.py", "fleet/watch.py")
+"""They are imported where `edgeres[devices]` is needed, and nowhere else."""
 HEAVY = {
     "torch": {
         "export.py",
@@ -44,6 +46,7 @@ HEAVY = {
     "tensorrt": {"backends/tensorrt.py"},
     "tensorrt_rtx": {"backends/tensorrt.py"},
     "mlperf_loadgen": {"loadgen.py"},
+    "asyncssh": {"fleet/ssh.py"},
 }
 """Package -> the files that may import it."""
 BASE = {"numpy", "onnx", "onnx_ir", "google", "PIL", "pydantic", "rich", "tomli", "tomllib", "typer"}
@@ -105,6 +108,8 @@ def test_a_module_loads_with_the_base_install(file: str) -> None:
     allowed = {*sys.stdlib_module_names, *BASE, "edgeres"}
     if file in EXACT:
         allowed.add("onnxruntime")
+    if file in REMOTE:
+        allowed |= {"asyncssh", "distributed"}
     if part(file) == "models":
         allowed.add("torch")
     for module, line in imports(file, top_level=True):

@@ -206,7 +206,10 @@ def _write_crl(folder: Path, entries: list[Any], now: datetime.datetime) -> None
     from cryptography import x509
 
     issuer = _ca(folder)
-    made = x509.CertificateRevocationListBuilder(issuer.subject, now, issuer.not_valid_after_utc, entries)
+    made = x509.CertificateRevocationListBuilder().issuer_name(issuer.subject)
+    made = made.last_update(now).next_update(issuer.not_valid_after_utc)
+    for entry in entries:
+        made = made.add_revoked_certificate(entry)
     made = made.add_extension(x509.CRLNumber(len(entries)), critical=False)
     key = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key())  # type: ignore[arg-type]
     store.write_bytes(folder / CRL, _pem(made.add_extension(key, critical=False).sign(_ca_key(folder), _hash())))

@@ -16,8 +16,9 @@ order and comments of all else stay.
 
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -103,6 +104,18 @@ def read(path: Path) -> Inventory:
     return _parse(_text(path), path)
 
 
+def device(keys: Mapping[str, Any], path: Path) -> Device:
+    """A device from its keys in a file; InputError with the place where one is wrong."""
+    try:
+        return Device.model_validate(keys)
+    except UsageError as error:  # a target's own sentence
+        raise InputError(f"{path}: {keys.get('name')}: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in (keys.get("name"), *first["loc"]))
+        raise InputError(f"{path}: {place}: {first['msg']}; mend the inventory.") from None
+
+
 def put(path: Path, device: Device) -> None:
     """Add a device, or replace the tables of the one that has its name; the file is made where there is none."""
     text = _text(path) if path.exists() else ""
@@ -139,14 +152,7 @@ def _parse(text: str, path: Path) -> Inventory:
         raise InputError(f"{path} is not TOML ({error}).") from None
     if stray := next((key for key, value in content.items() if not isinstance(value, dict)), None):
         raise InputError(f"{path}: {stray} is not a table; write [NAME] above the keys of a device.")
-    try:
-        return Inventory.model_validate({"devices": {name: {**keys, "name": name} for name, keys in content.items()}})
-    except UsageError as error:  # a target's own sentence
-        raise InputError(f"{path}: {error}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"][1:])
-        raise InputError(f"{path}: {place}: {first['msg']}; mend the inventory.") from None
+    return Inventory(devices={name: device({**keys, "name": name}, path) for name, keys in content.items()})
 
 
 def _edit(text: str, keys: tuple[str, ...], table: str) -> str:

@@ -79,11 +79,9 @@ def _accelerators(sysfs: Path) -> Iterator[str]:
     for kind, pattern in (("GPU", "class/drm/card*"), ("NPU", "class/accel/accel*")):
         for device in sorted(path / "device" for path in sysfs.glob(pattern) if path.name.isalnum()):
             vendor = _GPUS.get(_text(device / "vendor") or "")
-            driver = next(
-                (line[7:] for line in (_text(device / "uevent") or "").split("\n") if line[:7] == "DRIVER="), ""
-            )
+            driver = re.search(r"^DRIVER=(.+)$", _text(device / "uevent") or "", re.MULTILINE)
             if vendor:
-                yield f"{vendor} {kind} {_text(device / 'device') or ''} ({driver or 'no driver'})"
+                yield f"{vendor} {kind} {_text(device / 'device') or ''} ({driver[1] if driver else 'no driver'})"
 
 
 def _meters(sysfs: Path) -> Iterator[str]:

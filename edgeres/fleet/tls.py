@@ -23,19 +23,19 @@ class Verified(Security):
     the peers' certificates are looked up in its revocation list."""
 
     def __init__(self, folder: Path | None, **files: Any) -> None:
-        super().__init__(**files)
+        super().__init__(**files)  # type: ignore[no-untyped-call]
         self.folder = folder
         self._contexts: list[ssl.SSLContext] = []
 
     def get_connection_args(self, role: str) -> dict[str, Any]:
-        made = self._checked(super().get_connection_args(role))
+        made = self._checked(super().get_connection_args(role))  # type: ignore[no-untyped-call]
         if role != "scheduler":
             made["ssl_context"].check_hostname = True
             made["server_hostname"] = "scheduler"
         return made
 
     def get_listen_args(self, role: str) -> dict[str, Any]:
-        return self._checked(super().get_listen_args(role))
+        return self._checked(super().get_listen_args(role))  # type: ignore[no-untyped-call]
 
     def refresh(self) -> set[int]:
         """Read the revocation list again, also for listeners that are open; the serial numbers in it."""
@@ -68,4 +68,4 @@ async def enforce(scheduler: Scheduler, security: Verified) -> None:
         last, refused = changed, security.refresh()
         for comm in list(scheduler._comms):
             if int(comm.extra_info.get("peercert", {}).get("serialNumber", "0"), 16) in refused:
-                comm.abort()
+                comm.abort()  # type: ignore[no-untyped-call]
