@@ -94,10 +94,10 @@ def _flat(values: Iterable[Any]) -> bool:
 def _flaws(report: Report) -> Iterator[str]:
     for cell in report.cells:
         if cell.status == "failed":
-            yield f"{cell.target} {cell.precision} failed ({cell.message.rstrip('.')}); mend it and run again."
+            yield f"{cell.place} {cell.precision} failed ({cell.message.rstrip('.')}); mend it and run again."
         if cell.latency and not cell.latency.stable and any(rule.startswith("latency") for rule in report.rules):
             why = " ".join(cell.latency.notes).rstrip(".") or "It was not steady"
-            yield f"the latency of {cell.target} {cell.precision} is doubtful ({why}); run again when it is quiet."
+            yield f"the latency of {cell.place} {cell.precision} is doubtful ({why}); run again when it is quiet."
     if report.rules:
         found = gate.compare(report, report, report.rules)
         yield from (verdict.sentence for verdict in found if verdict.outcome is gate.Outcome.INCONCLUSIVE)

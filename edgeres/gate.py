@@ -140,9 +140,11 @@ def _is_percentage(rule: str) -> bool:
 
 def _judge(rule: str, limit: float, report: Report, baseline: Report) -> list[Verdict]:
     ours, theirs = _cells(report), _cells(baseline)
-    obstacle, same_network = _obstacle(rule, report, baseline), report.model.digest == baseline.model.digest
+    same_network = report.model.digest == baseline.model.digest
     verdicts = []
     for name in dict.fromkeys([*ours, *theirs]):
+        cell = ours.get(name, theirs.get(name))
+        obstacle = _obstacle(rule, report, baseline, cell.device if cell else None)
         found = _cell(rule, limit, ours.get(name), theirs.get(name), obstacle, same_network)
         if found:
             outcome, measured, words = found
@@ -154,7 +156,7 @@ def _judge(rule: str, limit: float, report: Report, baseline: Report) -> list[Ve
 
 
 def _cells(report: Report) -> dict[str, Cell]:
-    return {f"{cell.target} {cell.precision}": cell for cell in report.cells}
+    return {f"{cell.place} {cell.precision}": cell for cell in report.cells}
 
 
 _Found = tuple[Outcome, float | None, str]
@@ -185,14 +187,15 @@ def _cell(
     return _latency(rule, new, old, limit, ours.latency, theirs.latency)
 
 
-def _obstacle(rule: str, report: Report, baseline: Report) -> str:
-    """What keeps a whole report from being compared; empty where nothing does."""
+def _obstacle(rule: str, report: Report, baseline: Report, device: str | None) -> str:
+    """What keeps the cells of a device, None: of the reports' machine, from being compared; empty: nothing."""
     if report.model.task != baseline.model.task:
         return f"the model is for {report.model.task}, the baseline's for {baseline.model.task}"
     if report.model.classes != baseline.model.classes:
         return f"the model has {report.model.classes} classes, the baseline's {baseline.model.classes}"
-    if rule.startswith("latency") and report.machine.identity != baseline.machine.identity:
-        return f"measured on {report.machine.identity}, the baseline on {baseline.machine.identity}"
+    here, there = (one.devices.get(device) if device else one.machine for one in (report, baseline))
+    if rule.startswith("latency") and here and there and here.identity != there.identity:
+        return f"measured on {here.identity}, the baseline on {there.identity}"
     return ""
 
 

@@ -3,40 +3,87 @@
 Every step writes its artifact with a sidecar, whole or not at all, and is skipped where the same artifact is already
 there: a run that was killed goes on, a run with a change redoes what depends on it. One target that cannot be built
 or run does not stop the others: its cell says why.
+
+Exporting, calibrating and quantizing is done here; engines are built, evaluated and measured at a `Place`: here, or
+on a device (see `edgeres.fleet`).
 """
 
-import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from edgeres import backends, engines, evaluate, explain, gate, machine, onnx_io, recipe, store
+from edgeres import backends, evaluate, explain, gate, machine, onnx_io, recipe, store
+from edgeres.cells import Pending, finish, tell, told
 from edgeres.data import ImageSet, open_images
-from edgeres.errors import EdgeresError, InputError, MissingRuntime
-from edgeres.evaluate import maps
+from edgeres.errors import EdgeresError, InputError
+from edgeres.evaluate import Predict, maps, predict
 from edgeres.export import export
-from edgeres.measure import Subject, measure
 from edgeres.progress import Progress, Silent
 from edgeres.quantization import schemes
-from edgeres.quantization.calibrate import calibrate
+from edgeres.quantization.calibrate import Gather, calibrate, gather
 from edgeres.quantization.quantize import find_options, quantize
-from edgeres.recipe import ModelPart, Recipe, TargetPart
+from edgeres.recipe import BenchPart, ModelPart, Recipe, TargetPart
 from edgeres.report import FILE
-from edgeres.schema import Cell, Latency, Model, Report
-from edgeres.store import Artifact, Sidecar
+from edgeres.schema import Cell, Machine, Model, Report
+from edgeres.store import Artifact
 from edgeres.types import Precision, Target
 
 
-def run(path: Path, out: Path | None = None, progress: Progress | None = None) -> Report:
+class Place(Protocol):
+    """Where engines are built, evaluated and measured; `name` is None for this machine."""
+
+    @property
+    def name(self) -> str | None: ...
+
+    def offers(self, target: Target) -> bool:
+        """Whether a target of the recipe is one of this place."""
+
+    def machine(self) -> Machine | None:
+        """What it is; None where nobody got there."""
+
+    def finish(
+        self, cells: Sequence[Pending], fp32: Path, images: ImageSet, bench: BenchPart, folder: Path, progress: Progress
+    ) -> None:
+        """As `edgeres.cells.finish`."""
+
+
+class Here:
+    """This machine; `predict` may share the images out."""
+
+    name = None
+
+    def __init__(self, predict: Predict = predict) -> None:
+        self.predict = predict
+
+    def offers(self, target: Target) -> bool:
+        return True
+
+    def machine(self) -> Machine:
+        return machine.describe()
+
+    def finish(
+        self, cells: Sequence[Pending], fp32: Path, images: ImageSet, bench: BenchPart, folder: Path, progress: Progress
+    ) -> None:
+        finish(cells, fp32, images, bench, folder, progress, self.predict)
+
+
+def run(
+    path: Path,
+    out: Path | None = None,
+    progress: Progress | None = None,
+    places: Sequence[Place] = (Here(),),
+    gather: Gather = gather,
+) -> Report:
     """Do what a recipe says in the folder `out` (default `build/NAME`), and write `report.json` there.
 
-    Raises what `export` and `calibrate` raise; what goes wrong for one target is told in its cell.
+    `gather` may share the calibration images out. Raises what `export` and `calibrate` raise; what goes wrong for one
+    target is told in its cell.
     """
     read = recipe.read(path)
     folder = out or Path("build") / read.name
-    return _Run(read, folder, progress or Silent()).report()
+    return _Run(read, folder, progress or Silent(), places, gather).report()
 
 
 def exported(model: ModelPart, out: Path) -> Artifact:
@@ -54,27 +101,9 @@ def exported(model: ModelPart, out: Path) -> Artifact:
     )
 
 
-@dataclass
-class _Cell:
-    """A cell on its way: which file it is made from, and what is known of it so far."""
-
-    target: Target
-    precision: Precision
-    scheme: str | None
-    engine: Path
-    tuned: TargetPart
-    known: dict[str, Any] = field(default_factory=dict)
-    predictions: Path | None = None
-
-    @property
-    def source(self) -> str:
-        """The Q/DQ file that it is built from; targets of one scheme share it."""
-        return f"model.{self.scheme}{f'.{self.target.slug}' if self.tuned.keep else ''}.onnx"
-
-
 class _Run:
-    def __init__(self, read: Recipe, folder: Path, progress: Progress) -> None:
-        self.recipe, self.folder, self.progress = read, folder, progress
+    def __init__(self, read: Recipe, folder: Path, progress: Progress, places: Sequence[Place], gather: Gather) -> None:
+        self.recipe, self.folder, self.progress, self.places, self.gather = read, folder, progress, places, gather
         self.fp32 = folder / "model.onnx"
         self.statistics = folder / "model.stats"
 
@@ -82,30 +111,54 @@ class _Run:
         find_options(self.recipe.quantization.method, self.recipe.quantization.level)
         for rule, limit in self.recipe.check.items():
             gate.read(rule, limit)
-        cells = [cell for part in self.recipe.targets for cell in self._cells(part)]
+        work = [(place, self._groups(place)) for place in self.places]
+        cells = [cell for _, groups in work for group in groups for cell in group]
         calibrated = any(cell.precision is Precision.INT8 for cell in cells)
         calibration, evaluation = self._images(calibrated)
         exported = self._export()
         if calibrated:
             self._calibrate(calibration)
-        for cell in cells:
-            self._make(cell, calibration, evaluation)
-        for cell in cells:
-            if cell.precision is Precision.INT8 and cell.known["status"] != "failed":
-                self._explain(cell, evaluation)
-        for target in dict.fromkeys(cell.target for cell in cells):
-            self._latencies([cell for cell in cells if cell.target == target and cell.predictions])
+        for shared in _by_source(cells):
+            self._quantize(shared, calibration)
+        self._finish(work, evaluation)
+        for shared in _by_source(cell for cell in cells if cell.precision is Precision.INT8 and not cell.failed):
+            self._errors(shared, evaluation)
         report = Report(
             name=self.recipe.name,
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             machine=machine.describe(),
+            devices={place.name: found for place in self.places if place.name and (found := place.machine())},
             model=_model(exported),
             calibration=self._calibration(calibration) if calibrated else {},
-            cells=[self._cell(cell, cells, evaluation) for cell in cells],
+            cells=[
+                self._cell(cell, place, [one for group in groups for one in group], evaluation)
+                for place, groups in work
+                for group in groups
+                for cell in group
+            ],
             rules=self.recipe.check,
         )
         store.write_json(self.folder / FILE, report.model_dump(mode="json"))
         return report
+
+    def _groups(self, place: Place) -> list[list[Pending]]:
+        """The cells of each target of a place."""
+        return [self._pending(part) for part in self.recipe.targets if place.offers(Target.parse(part.target))]
+
+    def _finish(self, work: Sequence[tuple[Place, list[list[Pending]]]], images: ImageSet) -> None:
+        """All places at once, each its targets in turn."""
+
+        def finish(place: Place, groups: list[list[Pending]]) -> None:
+            folder = self.folder / "devices" / place.name if place.name else self.folder
+            for group in groups:
+                place.finish(group, self.fp32, images, self.recipe.bench, folder, self.progress)
+
+        if len(work) == 1:  # in this thread, where an interrupt ends it
+            finish(*work[0])
+            return
+        with ThreadPoolExecutor(len(work)) as pool:
+            for done in [pool.submit(finish, *one) for one in work]:
+                done.result()
 
     def _images(self, calibrated: bool) -> tuple[ImageSet, ImageSet]:
         data = self.recipe.data
@@ -122,159 +175,88 @@ class _Run:
 
     def _calibrate(self, images: ImageSet) -> None:
         with self.progress.step("calibrate", len(images)) as advance:
-            made = calibrate(self.fp32, images, self.statistics, advance)
+            made = calibrate(self.fp32, images, self.statistics, advance, self.gather)
         self._told(made, f"{len(images)} images")
 
     def _calibration(self, images: ImageSet) -> dict[str, Any]:
         return {"images": len(images), "dataset": images.digest, **self.recipe.quantization.model_dump()}
 
-    def _cells(self, part: TargetPart) -> list[_Cell]:
+    def _pending(self, part: TargetPart) -> list[Pending]:
         target = Target.parse(part.target)
         backend = backends.find(target)
-        cells = []
-        for precision in dict.fromkeys(part.precisions or backend.precisions):
+        precisions = list(dict.fromkeys(part.precisions or backend.precisions))
+        made = []
+        for precision in precisions:
             int8 = part.scheme or backend.scheme(target)
             scheme = {Precision.FP32: None, Precision.FP16: "fp16", Precision.INT8: int8}[precision]
             if scheme:
                 schemes.find(scheme)
-            engine = self.folder / "engines" / f"{target.slug}.{precision}{backend.suffix}"
-            baseline = precision is not Precision.INT8 and Precision.INT8 in (part.precisions or backend.precisions)
+            baseline = precision is not Precision.INT8 and Precision.INT8 in precisions
             tuned = TargetPart(target=part.target) if baseline else part
-            cells.append(_Cell(target, precision, scheme, engine, tuned))
-        return cells
+            # Targets of one scheme share a Q/DQ file.
+            name = f"model.{scheme}{f'.{target.slug}' if tuned.keep else ''}.onnx" if scheme else self.fp32.name
+            made.append(Pending(target, precision, scheme, self.folder / name, tuned))
+        return made
 
-    def _make(self, cell: _Cell, calibration: ImageSet, evaluation: ImageSet) -> None:
-        """Quantize, build and evaluate one cell, as far as this machine can."""
-        title = f"{cell.target} {cell.precision}"
+    def _quantize(self, cells: Sequence[Pending], calibration: ImageSet) -> None:
+        """The ONNX file that some cells are built from, made if it is not there."""
+        first = cells[0]
+        if first.scheme is None:
+            return
         try:
-            source, tuned = self._source(cell, calibration), cell.tuned
-            made = engines.build(source, cell.target, cell.engine, batch=tuned.batch, settings=tuned.settings)
-            self._told(made, f"{cell.engine.stat().st_size / 1e6:.1f} MB")
-            cell.known |= {
-                "status": "built",
-                "engine": cell.engine.relative_to(self.folder).as_posix(),
-                "size": cell.engine.stat().st_size,
-                "digest": made.sidecar.digest,
-            }
-            with self.progress.step(f"evaluate {title}", len(evaluation)) as advance:
-                cell.predictions = self._evaluate(cell, evaluation, advance)
+            with self.progress.step(f"quantize for {first.scheme}", None) as advance:
+                made = quantize(
+                    self.fp32,
+                    self.statistics,
+                    first.source,
+                    scheme=first.scheme,
+                    **self.recipe.quantization.model_dump(),
+                    images=calibration,
+                    keep=first.tuned.keep,
+                    progress=advance,
+                )
         except InputError:
-            raise  # the data or the model is wrong, not this target
-        except EdgeresError as error:
-            cell.known |= {"message": str(error)}
-            if isinstance(error, MissingRuntime) and cell.known.get("status") == "built":
-                self.progress.say(f"{title}: built, cannot run here")
-            else:
-                cell.known["status"] = "failed"
-                self.progress.say(f"{title}: failed. {error}")
-
-    def _evaluate(self, cell: _Cell, images: ImageSet, progress: Callable[[int], object]) -> Path:
-        """What an engine gives, or for maps their error against FP32."""
-        out = self.folder / "predictions" / f"{cell.engine.name}.npz"
-        threads, settings = cell.tuned.threads or self.recipe.bench.threads, cell.tuned.settings
-        options: dict[str, Any] = {"threads": threads, "settings": settings, "progress": progress}
-        if onnx_io.info(self.fp32).task in maps.TASKS:
-            out = out.with_suffix(".json")
-            maps.evaluate(cell.engine, cell.target, self.fp32, images, out, **options)
-        else:
-            evaluate.evaluate(cell.engine, cell.target, images, out, **options)
-        return out
-
-    def _source(self, cell: _Cell, calibration: ImageSet) -> Path:
-        """The ONNX file of a cell's precision, made if it is not there."""
-        if cell.scheme is None:
-            return self.fp32
-        quantized = self.folder / cell.source
-        asked = self.recipe.quantization.model_dump()
-        with self.progress.step(f"quantize for {cell.scheme}", None) as advance:
-            made = quantize(
-                self.fp32,
-                self.statistics,
-                quantized,
-                scheme=cell.scheme,
-                **asked,
-                images=calibration,
-                keep=cell.tuned.keep,
-                progress=advance,
-            )
-        self._told(made, "")
-        return quantized
-
-    def _explain(self, cell: _Cell, evaluation: ImageSet) -> None:
-        """What INT8 does inside an engine; where that cannot be told, the cell goes without."""
-        source, out = self.folder / cell.source, self.folder / "layers" / f"{cell.engine.name}.json"
-        told = source.with_suffix(".errors.json")
-        self._tell(cell, "layers", lambda: explain.layers(cell.engine, source, cell.target, out))
-        self._tell(cell, "errors", lambda: explain.errors(self.fp32, source, evaluation, told))
-
-    def _tell(self, cell: _Cell, what: str, step: Callable[[], Artifact]) -> None:
-        try:
-            with self.progress.step(f"{what} of {cell.target}", None):
-                made = step()
-        except EdgeresError as error:
-            self.progress.say(f"{cell.target} {cell.precision}: {what} are not available. {error}")
-            return
-        self._told(made, "")
-        cell.known[what] = store.read_json(made.path)
-
-    def _latencies(self, cells: list[_Cell]) -> None:
-        """Measure the engines of one target in turn, all of them where one is new: only such figures compare."""
-        bench = self.recipe.bench
-        if not cells:
-            return
-        out = self.folder / "latency" / f"{cells[0].target.slug}.json"
-        inputs = {cell.engine.name: str(cell.known["digest"]) for cell in cells}
-        parameters = {**bench.model_dump(), "machine": machine.describe().model_dump()}
-        tuned = {cell.engine.name: [cell.tuned.threads, cell.tuned.settings] for cell in cells}
-        if any(map(any, tuned.values())):
-            parameters["tuned"] = tuned
-
-        def write(path: Path) -> None:
-            subjects = [
-                Subject(cell.engine, cell.target, bench.batch, cell.tuned.threads or bench.threads, cell.tuned.settings)
-                for cell in cells
-            ]
-            with self.progress.step(f"measure {cells[0].target}", (bench.rounds + 1) * len(cells)) as advance:
-                found = measure(subjects, bench.rounds, advance, throughputs=True)
-            named = {cell.engine.name: one for cell, one in zip(cells, found, strict=True)}
-            content = {k: {"latency": v.latency.model_dump(), "properties": v.properties} for k, v in named.items()}
-            path.write_text(json.dumps(content, indent=2), encoding="utf-8")
-
-        try:
-            made = store.make(out, Sidecar("latency", inputs, parameters, store.versions("edgeres")), write)
+            raise  # the data or the model is wrong, not the target
         except EdgeresError as error:
             for cell in cells:
                 cell.known |= {"status": "failed", "message": str(error)}
-            self.progress.say(f"measure {cells[0].target}: failed. {error}")
+            self.progress.say(f"{first.source.name}: failed. {error}")
             return
-        self._told(made, "")
-        stored = store.read_json(out)
-        for cell in cells:
-            mine = stored[cell.engine.name]
-            cell.known |= {
-                "status": "measured",
-                "latency": Latency.model_validate(mine["latency"]),
-                "properties": mine["properties"],
-            }
+        self._told(made)
 
-    def _cell(self, cell: _Cell, cells: Sequence[_Cell], evaluation: ImageSet) -> Cell:
+    def _errors(self, cells: Sequence[Pending], evaluation: ImageSet) -> None:
+        """What INT8 costs each tensor; where that cannot be told, the cells go without."""
+        source = cells[0].source
+        out = source.with_suffix(".errors.json")
+        found = tell(
+            self.progress,
+            self.folder,
+            f"errors of {source.name}",
+            lambda: explain.errors(self.fp32, source, evaluation, out),
+        )
+        for cell in cells if found is not None else ():
+            cell.known["errors"] = found
+
+    def _cell(self, cell: Pending, place: Place, made: Sequence[Pending], evaluation: ImageSet) -> Cell:
         return Cell(
             target=str(cell.target),
+            device=place.name,
             precision=cell.precision,
             scheme=cell.scheme,
-            **self._accuracy(cell, cells, evaluation),
+            **self._accuracy(cell, made, evaluation),
             **cell.known,
         )
 
-    def _accuracy(self, cell: _Cell, cells: Sequence[_Cell], evaluation: ImageSet) -> dict[str, Any]:
-        """`accuracy` or `scores` of a cell, against FP32 on the same target, or else on the first that ran."""
+    def _accuracy(self, cell: Pending, made: Sequence[Pending], evaluation: ImageSet) -> dict[str, Any]:
+        """`accuracy` or `scores` of a cell of a place, against FP32 there on the same target, or else on the first
+        that ran."""
         if cell.predictions is None:
             return {}
         if cell.predictions.suffix == ".json":
             return {"scores": maps.scores(cell.predictions)}
         found, reference = evaluate.predictions(cell.predictions), None
         if cell.precision is not Precision.FP32:
-            exact = {c.target: c.predictions for c in cells if c.precision is Precision.FP32 and c.predictions}
+            exact = {c.target: c.predictions for c in made if c.precision is Precision.FP32 and c.predictions}
             path = exact.get(cell.target, next(iter(exact.values()), None))
             reference = None if path is None else evaluate.predictions(path)
         if found.task != "classification":
@@ -283,10 +265,16 @@ class _Run:
             self.progress.say(f"{cell.target} {cell.precision}: {evaluate.GUESSES}")
         return {"accuracy": evaluate.illustrated(evaluate.accuracy(found, reference), evaluation)}
 
-    def _told(self, made: Artifact, more: str) -> None:
-        name = made.path.relative_to(self.folder).as_posix()
-        state = "made" if made.made else "unchanged"
-        self.progress.say(f"{name}: {state}" + (f", {more}" if more else ""))
+    def _told(self, made: Artifact, more: str = "") -> None:
+        told(self.progress, made, self.folder, more)
+
+
+def _by_source(cells: Iterable[Pending]) -> list[list[Pending]]:
+    """The cells of each ONNX file."""
+    found: dict[Path, list[Pending]] = {}
+    for cell in cells:
+        found.setdefault(cell.source, []).append(cell)
+    return list(found.values())
 
 
 def _model(exported: Artifact) -> Model:

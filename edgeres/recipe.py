@@ -144,17 +144,17 @@ def write(recipe: Recipe, path: Path) -> None:
     tables = {key: value for key, value in content.items() if isinstance(value, dict)}
     lines = [f"{key} = {json.dumps(value)}" for key, value in content.items() if not isinstance(value, dict | list)]
     for key, table in tables.items():
-        lines += ["", f"[{key}]", *(f"{name} = {_toml(value)}" for name, value in table.items())]
+        lines += ["", f"[{key}]", *(f"{name} = {toml_value(value)}" for name, value in table.items())]
     for target in content["targets"]:
-        lines += ["", "[[targets]]", *(f"{name} = {_toml(value)}" for name, value in target.items())]
+        lines += ["", "[[targets]]", *(f"{name} = {toml_value(value)}" for name, value in target.items())]
     store.write_bytes(path, ("\n".join(lines) + "\n").encode())
 
 
-def _toml(value: Any) -> str:
+def toml_value(value: Any) -> str:
     """A value in TOML, whose strings, numbers and lists of them are written as JSON's are."""
     if not isinstance(value, dict):
         return json.dumps(value, ensure_ascii=False)
-    return f"{{ {', '.join(f'{json.dumps(key)} = {_toml(one)}' for key, one in value.items())} }}"
+    return f"{{ {', '.join(f'{json.dumps(key)} = {toml_value(one)}' for key, one in value.items())} }}"
 
 
 def _absolute(part: Part, here: Path, *names: str) -> Part:

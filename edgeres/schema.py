@@ -153,9 +153,11 @@ class LayerError(Part):
 
 
 class Cell(Part):
-    """One target at one precision."""
+    """One target at one precision, on one machine."""
 
     target: str
+    device: str | None = None
+    """Where it was measured, a key of `Report.devices`; None: on the machine of the report."""
     precision: Precision
     scheme: str | None = None
     status: Literal["measured", "built", "failed"]
@@ -179,6 +181,11 @@ class Cell(Part):
     """Of classification alone."""
     scores: list[Score] = []
     """Of every other task, the headline first."""
+
+    @property
+    def place(self) -> str:
+        """What is measured, and where: `openvino:cpu`, `openvino:cpu@line3`."""
+        return f"{self.target}@{self.device}" if self.device else self.target
 
 
 class Machine(Part):
@@ -221,6 +228,8 @@ class Report(Part):
     created: str
     """UTC, ISO 8601."""
     machine: Machine
+    devices: dict[str, Machine] = {}
+    """The other machines that cells were measured on, by name."""
     model: Model
     calibration: dict[str, Any]
     """`images`, `dataset` (digest), `method`."""

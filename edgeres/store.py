@@ -33,8 +33,9 @@ def digest(path: Path) -> str:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; on success flush it to disk and move it there in one step.
+def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
+    """Give a temporary path beside `path`; on success flush it to disk and move it there in one step, readable as
+    `mode` says.
 
     Readers see the old file or the whole new one, also after a crash; on an exception the old file stays. UsageError
     where nothing can be written there, EdgeresError where the disk is full.
@@ -52,7 +53,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
+        temporary.chmod(mode)
         temporary.replace(path)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -62,9 +63,9 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Write a whole file or nothing."""
-    with replacing(path) as temporary:
+    with replacing(path, mode) as temporary:
         temporary.write_bytes(content)
 
 

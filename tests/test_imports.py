@@ -13,8 +13,9 @@ ROOT = Path(edgeres.__file__).parent
 LAYERS = (
     {"__main__"},
     {"cli", "pytest_plugin"},
-    {"tune"},
+    {"tune", "fleet"},
     {"pipeline", "ab", "baseline", "annotations", "junit", "loadgen"},
+    {"cells"},
     {"explain"},
     {"inspect"},
     {"lint"},
@@ -29,6 +30,8 @@ LAYERS = (
 """From the top: a part imports parts of lower layers alone, not its siblings."""
 EXACT = ("quantization/reconstruct.py", "quantization/simulate.py")
 """They compute in ONNX Runtime, whatever runtime the file is for."""
+REMOTE = ("fleet/ssh.py", "fleet/tls.py", "fleet/watch.py")
+"""They are imported where `edgeres[devices]` is needed, and nowhere else."""
 HEAVY = {
     "torch": {
         "export.py",
@@ -44,6 +47,7 @@ HEAVY = {
     "tensorrt_rtx": {"backends/tensorrt.py"},
     "mlperf_loadgen": {"loadgen.py"},
     "pytest": {"pytest_plugin.py"},
+    "asyncssh": {"fleet/ssh.py"},
 }
 """Package -> the files that may import it."""
 BASE = {"numpy", "onnx", "onnx_ir", "google", "PIL", "pydantic", "rich", "tomli", "tomllib", "typer"}
@@ -107,6 +111,8 @@ def test_a_module_loads_with_the_base_install(file: str) -> None:
         allowed.add("onnxruntime")
     if file == "pytest_plugin.py":
         allowed.add("pytest")
+    if file in REMOTE:
+        allowed |= {"asyncssh", "distributed"}
     if part(file) == "models":
         allowed.add("torch")
     for module, line in imports(file, top_level=True):

@@ -53,13 +53,38 @@ def tune(
 def run(
     recipe: Annotated[Path, typer.Argument(help="A recipe (.toml).")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder. [default: build/NAME]")] = None,
+    devices: Annotated[str | None, typer.Option(metavar="NAME,...", help="Measure there: devices or labels.")] = None,
+    inventory: Annotated[Path | None, typer.Option(help="With --devices: what each runs (devices.toml).")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Where agents are. [default: this run, port 8786]")
+    ] = None,
+    certificates: Annotated[Path | None, typer.Option(help="Folder by `edgeres devices init`.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Do what a recipe says: every target, FP32 and INT8, one report. Run again, it redoes only what changed."""
-    from edgeres import pipeline
+    """Do what a recipe says: every target, FP32 and INT8, one report. Run again, it redoes only what changed.
+
+    With --scheduler alone, its agents share calibration and evaluation; with --devices the cells are measured there.
+    """
     from edgeres.report import terminal
 
-    report = pipeline.run(recipe, out, progress())
+    if devices or scheduler:
+        from edgeres.fleet import run as fleet
+
+        report = fleet.run(
+            recipe,
+            out,
+            progress(),
+            devices=devices.split(",") if devices else [],
+            listed=inventory,
+            scheduler=scheduler,
+            certificates=certificates,
+        )
+    elif inventory or certificates:
+        raise UsageError("--inventory and --certificates go with --devices or --scheduler.")
+    else:
+        from edgeres import pipeline
+
+        report = pipeline.run(recipe, out, progress())
     if as_json:
         typer.echo(report.model_dump_json(indent=2))
     else:

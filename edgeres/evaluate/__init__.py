@@ -2,12 +2,13 @@
 
 from edgeres.evaluate import embedding, multilabel, regression
 from edgeres.evaluate.classification import GUESSES, accuracy, guesses, illustrated, mcnemar, wilson
-from edgeres.evaluate.predicted import BATCH, Predictions, evaluate, predict, predictions, same_images
+from edgeres.evaluate.predicted import BATCH, Predict, Predictions, evaluate, predict, predictions, same_images, truth
 from edgeres.schema import Score
 
 __all__ = [
     "BATCH",
     "GUESSES",
+    "Predict",
     "Predictions",
     "accuracy",
     "evaluate",
@@ -17,6 +18,7 @@ __all__ = [
     "predict",
     "predictions",
     "scores",
+    "truth",
     "wilson",
 ]
 _TASKS = {"multi-label": multilabel.scores, "regression": regression.scores, "embedding": embedding.scores}

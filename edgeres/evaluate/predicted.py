@@ -61,7 +61,7 @@ def predict(
     where a label does not fit the model or an image cannot be used, BuildError where the engine gives NaN.
     """
     info = onnx_io.info(engine)
-    known = _labels(images, info)
+    known = truth(images, info)
     images.refuse(store.calibration(engine), f"of {engine}")
     loaded = engines.load(engine, target, threads, streams=0, settings=settings)
     size = loaded.input_shape[0] or BATCH
@@ -82,12 +82,16 @@ def predict(
     return Predictions(np.concatenate(kept), known, images.names, classes, images.digest, info.task, rate)
 
 
+Predict = Callable[..., Predictions]
+"""What has the arguments of `predict`, and gives the same."""
+
+
 def _top(logits: NDArray[np.float32]) -> NDArray[np.int64]:
     ranked: NDArray[np.int64] = np.argsort(-logits, axis=1, kind="stable")
     return ranked[:, : TOP if logits.shape[1] > TOP else 1]
 
 
-def _labels(images: ImageSet, info: ModelInfo) -> NDArray[Any]:
+def truth(images: ImageSet, info: ModelInfo) -> NDArray[Any]:
     """What the task takes as the truth."""
     if info.task == "classification":
         return images.indices(info.classes, info.outputs)
@@ -109,6 +113,7 @@ def evaluate(
     threads: int | None = None,
     settings: Settings | None = None,
     progress: Callable[[int], object] = lambda images: None,
+    predict: Predict = predict,
 ) -> Artifact:
     """`predict`, kept as a file that `predictions` reads."""
 

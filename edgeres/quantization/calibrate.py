@@ -33,13 +33,32 @@ CHUNK = 8
 """Reports that are counted together: numpy is slow on small arrays."""
 
 
+def gather(
+    model: Path,
+    scales: equalize.Scales,
+    images: ImageSet,
+    target: Target,
+    progress: Callable[[int], object] = lambda images: None,
+) -> dict[str, TensorStatistics]:
+    """The statistics of a model, prepared with `scales`, on images; those of parts of them add up to the same."""
+    return collect(lambda: _prepared(model, scales), images, _graph(model)[1], target, progress)
+
+
+Gather = Callable[..., dict[str, TensorStatistics]]
+"""What has the arguments of `gather`, and gives the same."""
+
+
 def calibrate(
-    model: Path, images: ImageSet, out: Path, progress: Callable[[int], object] = lambda images: None
+    model: Path,
+    images: ImageSet,
+    out: Path,
+    progress: Callable[[int], object] = lambda images: None,
+    gather: Gather = gather,
 ) -> Artifact:
     """Write the statistics of an FP32 ONNX model on images; `progress` is told how many more images are done.
 
-    In memory that does not grow with the number of images; `results` say how many images and seconds it took, and in
-    which runtime. InputError where an image cannot be used or the network gives NaN on one.
+    In memory that does not grow with the number of images; `gather` may share them out. `results` say how many images
+    and seconds it took, and in which runtime. InputError where an image cannot be used or the network gives NaN on one.
     """
     store.distinct(out, model)
     graph, preprocess = _graph(model)
@@ -53,10 +72,10 @@ def calibrate(
         scales = equalize.scales(_graph(model)[0], probe)
         onnx_io.release()
         middle = time.perf_counter()
-        found = collect(lambda: _prepared(model, scales), images, preprocess, target, progress)
+        found = gather(model, scales, images, target, progress)
         trusted = equalize.trusted(_graph(model)[0], scales, probe, found) if scales else scales
         if len(trusted) < len(scales):
-            found = collect(lambda: _prepared(model, trusted), images, preprocess, target)
+            found = gather(model, trusted, images, target)
         statistics.save(Calibration(found, trusted), path)
         seconds = {"equalize": middle - start, "collect": time.perf_counter() - middle}
         return {"images": len(images), "runtime": str(target), "seconds": seconds}

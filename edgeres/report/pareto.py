@@ -1,7 +1,7 @@
-"""Speed against accuracy of all cells in one picture, with the front of those that no other beats in both."""
+"""Speed against accuracy of all cells in one picture, with the fronts of those that no other beats in both."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
@@ -57,10 +57,12 @@ def pareto(rows: Sequence[Row], width: int, height: int) -> str:
         svg.text((frame.left + frame.right) / 2, height - 4.0, "p50, milliseconds (logarithmic)", "axis middle")
     )
     drawn.append(svg.text(0, 12, _axis(headline), "axis"))
-    best = _best(points)
-    front = [(x(p.latency), y(p.level)) for p in best]
-    drawn.append(f'<path class="front" d="{_staircase(front)}"/>')
-    treads = [svg.Box(left, down - 1, right, down + 1) for (left, down), (right, _) in pairwise(front)]
+    bests = [_best(own) for own in _by_device(points)]
+    fronts = [[(x(p.latency), y(p.level)) for p in best] for best in bests]
+    drawn += [f'<path class="front" d="{_staircase(front)}"/>' for front in fronts]
+    treads = [
+        svg.Box(left, down - 1, right, down + 1) for front in fronts for (left, down), (right, _) in pairwise(front)
+    ]
     whiskers = [svg.Box(x(p.latency) - 1, y(p.interval[1]), x(p.latency) + 1, y(p.interval[0])) for p in points]
     drawn += [svg.line("whisker", (w.left + 1, w.top), (w.left + 1, w.bottom)) for w in whiskers]
     marks = [_square(x(p.latency), y(p.level)) for p in points]
@@ -76,7 +78,9 @@ def pareto(rows: Sequence[Row], width: int, height: int) -> str:
         if label.right < mark.left or label.left > mark.right:
             at, side = (label.right - 2, "end") if label.right < mark.left else (label.left + 2, "start")
         drawn.append(svg.text(at, label.bottom - 4, point.row.name, f"label {side} {point.row.precision}"))
-    said = "; ".join(f"{_said(point)}{' (on the front)' if point in best else ''}" for point in points)
+    said = "; ".join(
+        f"{_said(point)}{' (on the front)' if any(point in best for best in bests) else ''}" for point in points
+    )
     return svg.svg("pareto", width, height, f"Latency against {_axis(headline).partition(',')[0]}", said, drawn)
 
 
@@ -132,6 +136,12 @@ def _said(point: _Point) -> str:
     score = point.row.headline
     value = f"{score.name} {scores.write(score.value, score.unit)}{scores.symbol(score.unit)}" if score else ""
     return f"{point.row.name} {number(point.latency)} ms, {value or f'{point.level:.2f} %'}"
+
+
+def _by_device(points: Sequence[_Point]) -> Iterator[list[_Point]]:
+    """Devices do not compete: each has a front of its own."""
+    for device in dict.fromkeys(point.row.cell.device for point in points):
+        yield [point for point in points if point.row.cell.device == device]
 
 
 def _best(points: Sequence[_Point]) -> list[_Point]:

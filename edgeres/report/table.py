@@ -31,11 +31,12 @@ class Row:
     drop: float | None
     """Points of top-1 lost against `drop_against`, on the same images; below zero is a gain. None for FP32."""
     drop_against: str | None
-    """Target of the FP32 cell: this one if it was measured there, else the first that was."""
+    """`target` of the FP32 cell: this one if it was measured there, else the first that was."""
 
     @property
     def target(self) -> str:
-        return self.cell.target
+        """With the device, where it is another."""
+        return self.cell.place
 
     @property
     def precision(self) -> Precision:
@@ -96,7 +97,7 @@ def _row(cell: Cell, cells: list[Cell]) -> Row:
         speedup_over=slow.precision if slow else None,
         steady=all(timed.stable for timed in (latency, slow.latency if slow else None) if timed),
         drop=100 * (exact.accuracy.top1 - accuracy.top1) if exact and exact.accuracy and accuracy else None,
-        drop_against=exact.target if exact else None,
+        drop_against=exact.place if exact else None,
     )
 
 
@@ -105,7 +106,7 @@ def _slow(cell: Cell, cells: list[Cell]) -> Cell | None:
     timed = {
         other.precision: other
         for other in reversed(cells)
-        if other.target == cell.target and other.latency and cell.latency and other.latency.batch == cell.latency.batch
+        if other.place == cell.place and other.latency and cell.latency and other.latency.batch == cell.latency.batch
     }
     return timed.get(Precision.FP32, timed.get(Precision.FP16))
 
@@ -119,7 +120,8 @@ def _exact(cell: Cell, cells: list[Cell]) -> Cell | None:
         for other in cells
         if other.precision is Precision.FP32 and other.accuracy and other.accuracy.same_images(cell.accuracy)
     ]
-    return next((other for other in fp32 if other.target == cell.target), fp32[0] if fp32 else None)
+    near = [other for other in fp32 if other.device == cell.device] or fp32
+    return next((other for other in near if other.target == cell.target), near[0] if near else None)
 
 
 def _percent(interval: Interval | None) -> Interval | None:

@@ -18,10 +18,10 @@ _Told = TypeVar("_Told")
 
 
 def best(found: Iterable[Row]) -> list[Row]:
-    """The fastest measured INT8 row of each runtime, in the order of the rows."""
-    fastest: dict[str, Row] = {}
+    """The fastest measured INT8 row of each runtime of each device, in the order of the rows."""
+    fastest: dict[tuple[str, str | None], Row] = {}
     for row in found:
-        runtime = row.target.partition(":")[0]
+        runtime = row.target.partition(":")[0], row.cell.device
         if row.precision is Precision.INT8 and row.p50 is not None:
             fastest[runtime] = min(fastest.get(runtime, row), row, key=lambda r: r.p50 or 0.0)
     return list(fastest.values())
@@ -211,6 +211,7 @@ def environment(report: Report) -> list[tuple[str, str]]:
         ("instruction sets", ", ".join(machine.features)),
         ("system", f"{machine.system}, Python {machine.python}"),
         ("packages", _listed(machine.packages)),
+        *((name, f"{one.cpu}, {one.cores} cores; {_listed(one.packages)}") for name, one in report.devices.items()),
     ]
     said: dict[str, list[Row]] = {}
     for row, cell in zip(rows(report), report.cells, strict=True):

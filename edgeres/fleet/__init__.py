@@ -1,0 +1,1 @@
+"""Devices elsewhere: which there are, what they are, how they are reached and trusted, and what runs on them."""

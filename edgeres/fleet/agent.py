@@ -1,0 +1,155 @@
+"""The two ends that stand still: a scheduler, and agents that dial in and wait for work; both are Dask's.
+
+An agent is a Dask worker with one thread and the resource `device:NAME`, so that it measures one thing at a time. Both
+answer what is needed for edgeres' tasks alone, and read no other function; see `edgeres.fleet.unpickling`. Without
+certificates, which say who may take part, nothing but this machine is served.
+"""
+
+import asyncio
+import ipaddress
+import logging
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from edgeres.errors import MissingRuntime, UsageError
+from edgeres.fleet import tasks, unpickling
+from edgeres.fleet.objects import LIMIT
+
+PORT = 8786
+AGAIN = (1.0, 30.0)
+"""Seconds until an agent that lost its scheduler dials again: at first, and at most."""
+WORKER = {"gather", "get_data", "free_keys", "terminate", "ping", "keys", "versions", "identity", "connection_stream"}
+"""What an agent answers, of all that a Dask worker can; not `run`, `upload_file`, `plugin-add` and their like."""
+SCHEDULER = {"register-client", "register-worker", "heartbeat_worker", "unregister", "gather", "who_has", "has_what"}
+SCHEDULER |= {"ncores", "versions", "identity", "add_keys", "subscribe_worker_status", "get_task_status", "terminate"}
+SCHEDULER |= {"connection_stream"}
+logger = logging.getLogger("edgeres.agent")
+
+
+def dask() -> Any:
+    """The package `distributed`, told to read nothing but edgeres' tasks, and to serve no pages."""
+    try:
+        import dask
+        import distributed
+    except ImportError:
+        raise MissingRuntime("devices need Dask: pip install 'edgeres[devices]'.") from None
+    unpickling.restrict(tasks)
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters is told by those who asked
+    dask.config.set(
+        {
+            "distributed.worker.http.routes": [],
+            "distributed.worker.profile.enabled": False,
+            "distributed.scheduler.http.routes": [],
+            "distributed.scheduler.work-stealing": False,
+            "distributed.scheduler.allowed-failures": 10,
+            "distributed.comm.timeouts.connect": "10s",
+            "distributed.comm.timeouts.tcp": "30s",
+            "distributed.scheduler.worker-ttl": "60s",
+        }
+    )
+    return distributed
+
+
+def security(address: str, certificates: Path | None, role: Any) -> Any:
+    """What Dask needs to trust the other side; UsageError where there are no certificates and it is elsewhere."""
+    if certificates:
+        from edgeres.fleet.certificates import security as secured
+
+        if not address.startswith("tls://"):
+            raise UsageError(f"{address} is not encrypted; with certificates it is tls://HOST:{PORT}.")
+        return secured(certificates, role)
+    host = urlsplit(address).hostname or ""
+    with suppress(ValueError):
+        if address.startswith("tcp://") and (host == "localhost" or ipaddress.ip_address(host).is_loopback):
+            return None
+    raise UsageError(
+        f"{address} is not this machine: give --certificates, made by `edgeres devices init`, and tls://HOST:{PORT}; "
+        f"without them tcp://127.0.0.1:{PORT} is served alone."
+    )
+
+
+async def scheduler(address: str, certificates: Path | None = None) -> Any:
+    """A running scheduler that listens at an address such as `tls://0.0.0.0:8786`; end it with `close`."""
+    trusted = security(address, certificates, "scheduler")
+    distributed = dask()
+    options: dict[str, Any] = {"dashboard": False, "dashboard_address": "127.0.0.1:0", "extensions": {}}
+    made = distributed.Scheduler(host=address.rpartition(":")[0], port=urlsplit(address).port or PORT, security=trusted, **options)
+    for name in set(made.handlers) - SCHEDULER:
+        del made.handlers[name]
+    await made
+    if trusted:
+        from edgeres.fleet.tls import enforce
+
+        made._ongoing_background_tasks.call_soon(enforce, made, trusted)
+    return made
+
+
+async def agent(address: str, name: str, certificates: Path | None = None, *, listen: str | None = None) -> None:
+    """Serve a scheduler as the device `name`, and dial again when it is gone; ends when it is cancelled.
+
+    `listen` is HOST:PORT by which the scheduler reaches this device, where that is not the way it dials out by.
+    """
+    trusted = security(address, certificates, "worker")
+    distributed = dask()
+    wait = AGAIN[0]
+    while True:
+        made = worker(distributed, address, name, trusted, listen)
+        try:
+            async with made:
+                logger.warning("%s listens at %s and serves %s", name, made.address, address)
+                wait = AGAIN[0]
+                await made.finished()
+        except (OSError, RuntimeError, ValueError) as error:
+            logger.warning("%s: %s", address, error)
+        await asyncio.sleep(wait)
+        wait = min(2 * wait, AGAIN[1])
+
+
+def worker(distributed: Any, address: str, name: str, trusted: Any, listen: str | None = None) -> Any:
+    """A Dask worker that is an agent, not yet started."""
+    host, _, port = (listen or "").rpartition(":")
+    made = distributed.Worker(
+        address,
+        name=name,
+        nthreads=1,
+        resources={f"device:{name}": 1},
+        extensions={},
+        memory_limit=0,
+        security=trusted,
+        host=host or None,
+        port=int(port) if port else 0,
+        local_directory=str(tasks.objects().folder / "dask"),
+    )
+    for op in set(made.handlers) - WORKER:
+        del made.handlers[op]
+    return made
+
+
+def serve(
+    address: str,
+    name: str,
+    certificates: Path | None = None,
+    *,
+    folder: Path | None = None,
+    space: float = LIMIT / 2**30,
+    listen: str | None = None,
+) -> None:
+    """`agent` until it is interrupted; files are kept in `folder`, at most `space` GiB of them."""
+    if folder:
+        os.environ[tasks.FOLDER] = str(folder.resolve())
+    os.environ[tasks.SPACE] = str(int(space * 2**30))
+    tasks.objects().folder.mkdir(parents=True, exist_ok=True)
+    asyncio.run(agent(address, name, certificates, listen=listen))
+
+
+def serve_scheduler(address: str, certificates: Path | None = None) -> None:
+    """`scheduler` until it is interrupted."""
+
+    async def run() -> None:
+        await (await scheduler(address, certificates)).finished()
+
+    asyncio.run(run())

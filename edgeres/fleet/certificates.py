@@ -1,0 +1,246 @@
+"""Who may take part in a run: TLS 1.3 (RFC 8446) in both directions, with certificates (RFC 5280) of a CA of your own.
+
+    FOLDER/                 on the machine that measures from afar; nobody else's business
+      ca.pem, ca.key        the CA
+      crl.pem               what it revoked
+      scheduler/, client/   who they are: certificate.pem, key.pem, and ca.pem
+      NAME/                 the same of each device, to be copied there
+
+A certificate names its holder in its subject and as its only DNS name: `scheduler`, `client` or the device. Whoever
+dials the scheduler asks for that name, so no device can pose as it, wherever it listens; whoever dials in shows a
+certificate, too, that must be of this CA, in its time and not revoked. A client's is of no use to a server.
+"""
+
+import datetime
+import ipaddress
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from edgeres import store
+from edgeres.errors import InputError, MissingRuntime, UsageError
+
+if TYPE_CHECKING:
+    from cryptography import x509
+    from distributed.security import Security
+
+Role = Literal["client", "scheduler", "worker"]
+CA_DAYS, DAYS = 3650, 397
+"""How long the CA and its certificates are valid."""
+SKEW = datetime.timedelta(days=1)
+"""How far back validity begins: a board without a clock of its own may be late."""
+CERTIFICATE, KEY, CA, CRL = "certificate.pem", "key.pem", "ca.pem", "crl.pem"
+
+
+def init(folder: Path) -> None:
+    """Make the CA and the certificates of scheduler and client, where they are not there yet."""
+    try:
+        from cryptography import x509
+        from cryptography.hazmat.primitives.asymmetric import ec
+    except ImportError:
+        raise MissingRuntime("certificates need cryptography: pip install 'edgeres[devices]'.") from None
+    if not (folder / CRL).exists():
+        _folder(folder)
+        store.write_bytes(folder / ".gitignore", b"*\n")
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = _name("edgeres CA")
+        made = _builder(name, name, key.public_key(), key.public_key(), CA_DAYS)
+        made = made.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        made = made.add_extension(_usage(key_cert_sign=True, crl_sign=True), critical=True)
+        _write_key(folder / "ca.key", key)
+        store.write_bytes(folder / CA, _pem(made.sign(key, _hash())))
+        _write_crl(folder, [], datetime.datetime.now(datetime.timezone.utc) - SKEW)
+    for role in ("scheduler", "client"):
+        issue(folder, role)
+
+
+def issue(folder: Path, name: str) -> Path:
+    """The folder with the certificate of a device, made where there is none or where its time is over; UsageError
+    where `folder` has no CA."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import ExtendedKeyUsageOID as Purpose
+
+    made = folder / name
+    if (made / CERTIFICATE).exists() and until(folder, name) > datetime.datetime.now(datetime.timezone.utc):
+        return made
+    issuer, key = _ca(folder), ec.generate_private_key(ec.SECP256R1())
+    # The scheduler fetches results by dialling the worker: both are server and client.
+    purposes = [Purpose.CLIENT_AUTH, *([] if name == "client" else [Purpose.SERVER_AUTH])]
+    builder = _builder(_name(name), issuer.subject, key.public_key(), issuer.public_key(), DAYS)
+    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    builder = builder.add_extension(_usage(digital_signature=True), critical=True)
+    builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+    _folder(made)
+    _write_key(made / KEY, key)
+    store.write_bytes(made / CERTIFICATE, _pem(builder.sign(_ca_key(folder), _hash())))
+    store.write_bytes(made / CA, (folder / CA).read_bytes())
+    return made
+
+
+def revoke(folder: Path, name: str) -> None:
+    """Refuse the certificate of a device from now on, and forget it; `issue` gives the device another one.
+
+    A run that is going on ends its connections; see `edgeres.fleet.tls.enforce`. UsageError where there is none.
+    """
+    from cryptography import x509
+
+    if not (folder / name / CERTIFICATE).exists():
+        raise UsageError(f"{folder} has no certificate of {name!r}; it was revoked already, or never made.")
+    list_ = _crl(folder)
+    now = datetime.datetime.now(datetime.timezone.utc)
+    # OpenSSL takes the list that is newer, in whole seconds.
+    earliest = list_.last_update_utc + datetime.timedelta(seconds=1)
+    time.sleep(max(0.0, (earliest - now).total_seconds()))
+    now = max(now, earliest)
+    serial = _certificate(folder / name / CERTIFICATE).serial_number
+    entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
+    _write_crl(folder, [*list_, entry], now)
+    shutil.rmtree(folder / name)
+
+
+def until(folder: Path, name: str) -> datetime.datetime:
+    """When the certificate of a device ends."""
+    return _certificate(folder / name / CERTIFICATE).not_valid_after_utc
+
+
+def security(folder: Path, role: Role) -> "Security":
+    """What Dask's scheduler, client or worker needs to take part: `folder` is that of `init`, for a worker that which
+    `issue` gave. UsageError where it holds no such certificate."""
+    import ssl
+
+    from edgeres.fleet.tls import Verified
+
+    own = folder if role == "worker" else folder / role
+    if missing := next((name for name in (CERTIFICATE, KEY, CA) if not (own / name).exists()), None):
+        mend = "copy it from where `edgeres devices init` made it" if role == "worker" else "run `edgeres devices init`"
+        raise UsageError(f"{own} has no {missing}; {mend}.")
+    files = {f"tls_{role}_cert": str(own / CERTIFICATE), f"tls_{role}_key": str(own / KEY)}
+    return Verified(
+        None if role == "worker" else folder,
+        require_encryption=True,
+        tls_ca_file=str(own / CA),
+        tls_min_version=ssl.TLSVersion.TLSv1_3,
+        **files,
+    )
+
+
+def protect(folder: Path, role: Role, host: str) -> "Security | None":
+    """As `security`; None where there are no certificates and `host` can be reached from this machine alone.
+
+    UsageError for any other host without certificates: nothing is served or dialled there in the clear.
+    """
+    own = folder if role == "worker" else folder / role
+    if not (own / CERTIFICATE).exists() and _loopback(host):
+        return None
+    return security(folder, role)
+
+
+def revoked(folder: Path) -> set[int]:
+    """The serial numbers that are refused."""
+    return {entry.serial_number for entry in _crl(folder)}
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _builder(name: Any, issuer: Any, key: Any, issuer_key: Any, days: int) -> "x509.CertificateBuilder":
+    from cryptography import x509
+
+    now = datetime.datetime.now(datetime.timezone.utc)
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(issuer).public_key(key)
+    made = made.serial_number(x509.random_serial_number()).not_valid_before(now - SKEW)
+    made = made.not_valid_after(now + datetime.timedelta(days=days))
+    made = made.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+    return made.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False)
+
+
+def _usage(**uses: bool) -> "x509.KeyUsage":
+    from cryptography import x509
+
+    names = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
+    none = dict.fromkeys((*names, "key_cert_sign", "crl_sign", "encipher_only", "decipher_only"), False)
+    return x509.KeyUsage(**{**none, **uses})
+
+
+def _name(common: str) -> "x509.Name":
+    from cryptography import x509
+    from cryptography.x509.oid import NameOID
+
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
+
+
+def _hash() -> Any:
+    from cryptography.hazmat.primitives.hashes import SHA256
+
+    return SHA256()
+
+
+def _pem(made: Any) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    return bytes(made.public_bytes(Encoding.PEM))
+
+
+def _folder(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be made ({error.strerror}); name another folder.") from None
+
+
+def _write_key(path: Path, key: Any) -> None:
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    store.write_bytes(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), mode=0o600)
+
+
+def _write_crl(folder: Path, entries: list[Any], now: datetime.datetime) -> None:
+    from cryptography import x509
+
+    issuer = _ca(folder)
+    made = x509.CertificateRevocationListBuilder().issuer_name(issuer.subject)
+    made = made.last_update(now).next_update(issuer.not_valid_after_utc)
+    for entry in entries:
+        made = made.add_revoked_certificate(entry)
+    made = made.add_extension(x509.CRLNumber(len(entries)), critical=False)
+    key = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key())  # type: ignore[arg-type]
+    store.write_bytes(folder / CRL, _pem(made.add_extension(key, critical=False).sign(_ca_key(folder), _hash())))
+
+
+def _read(path: Path, load: Callable[[bytes], Any]) -> Any:
+    try:
+        return load(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}); run `edgeres devices init`.") from None
+    except (ValueError, TypeError):
+        raise InputError(f"{path} is damaged; restore it, or begin again with `edgeres devices init`.") from None
+
+
+def _certificate(path: Path) -> "x509.Certificate":
+    from cryptography import x509
+
+    return _read(path, x509.load_pem_x509_certificate)  # type: ignore[no-any-return]
+
+
+def _ca(folder: Path) -> "x509.Certificate":
+    return _certificate(folder / CA)
+
+
+def _ca_key(folder: Path) -> Any:
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    return _read(folder / "ca.key", lambda content: load_pem_private_key(content, None))
+
+
+def _crl(folder: Path) -> "x509.CertificateRevocationList":
+    from cryptography import x509
+
+    return _read(folder / CRL, x509.load_pem_x509_crl)  # type: ignore[no-any-return]

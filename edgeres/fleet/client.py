@@ -1,0 +1,175 @@
+"""The end that asks: it sends files to agents, gives them jobs, and waits out what happens to networks and devices.
+
+Whatever breaks (a link, the scheduler, an agent, the device), the same task is asked for again under the same key: done
+twice it is the same, and its answer is taken once. A device that stays away is given up after `patience` seconds.
+"""
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from edgeres import store
+from edgeres.data import ImageSet
+from edgeres.errors import EdgeresError, UsageError
+from edgeres.fleet import agent, tasks
+from edgeres.fleet.tasks import Piece
+
+CHUNK = 2**22
+"""Bytes of a message: what a broken link costs at most, and less than a device has memory for."""
+PATIENCE = 300.0
+LOOK = 2.0
+"""Seconds between looks whether a device is still there."""
+TRIES = 3
+"""How often files are sent that do not arrive whole."""
+
+Content = Path | bytes
+Files = Mapping[str, Content]
+"""Files by their SHA-256."""
+
+
+class Fleet:
+    """Agents behind one scheduler; close it, or use it in a `with`."""
+
+    def __init__(self, address: str, certificates: Path | None = None, patience: float = PATIENCE) -> None:
+        self.address, self.patience = address, patience
+        self.security = agent.security(address, certificates, "client")
+        self.distributed = agent.dask()
+        self._client: Any = None
+
+    def __enter__(self) -> "Fleet":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._client is not None:
+            self._client.close(timeout=2)
+
+    def client(self) -> Any:
+        """Dask's client; OSError where there is no scheduler."""
+        if self._client is None or self._client.status == "closed":
+            options: dict[str, Any] = {"security": self.security, "timeout": 10, "set_as_default": False}
+            self._client = self.distributed.Client(self.address, **options)
+        return self._client
+
+    def names(self) -> list[str]:
+        """The agents that are there, none where the scheduler is not."""
+        try:
+            found = self.client().sync(self.client().scheduler.identity, n_workers=-1)
+        except (OSError, TimeoutError):
+            return []
+        return [str(worker["name"]) for worker in found["workers"].values()]
+
+    def ask(self, device: str, task: Callable[..., Any], *arguments: Any) -> Any:
+        """What a task answers on a device; raises the error that it answers, EdgeresError where nobody does."""
+        key, seen = f"{task.__name__}-{device}-{_digest(arguments)}", time.monotonic()
+        future = None
+        while time.monotonic() - seen < self.patience:
+            # A cancelled one had a scheduler that is gone, and with it who was to tell: the next one is asked again.
+            with suppress(asyncio.CancelledError, OSError, asyncio.TimeoutError):
+                if future is None or future.cancelled():
+                    there = {"resources": {f"device:{device}": 1}}
+                    client = self.client()
+                    future = client.submit(task, *arguments, key=key, pure=False, retries=2, **there)
+                client.sync(self.distributed.client._wait, [future], timeout=LOOK)
+                return tasks.value(self._result(device, future))
+            seen = time.monotonic() if device in self.names() else seen
+        if future is not None:
+            future.cancel()
+        raise self._away(device)
+
+    def _result(self, device: str, future: Any) -> Any:
+        try:
+            return future.result()
+        except (asyncio.CancelledError, OSError, asyncio.TimeoutError):
+            raise
+        except Exception as error:  # Dask's own: it gave the task up
+            raise EdgeresError(f"{device} was lost again and again while it worked ({type(error).__name__}); look at it.") from None
+
+    def _away(self, device: str) -> EdgeresError:
+        there = ", ".join(self.names()) or "none"
+        return EdgeresError(
+            f"{device} did not answer for {self.patience:.0f} s (there: {there}); see whether `edgeres agent` runs there "
+            f"and reaches {self.address}, then run again: what was done is not done again."
+        )
+
+    def send(self, device: str, files: Files) -> None:
+        """Bring files to a device, those and the parts of those that are not there yet; EdgeresError where they do not
+        arrive, as there is no room or one is changed meanwhile."""
+        sizes = {digest: _size(content) for digest, content in files.items()}
+        for _ in range(TRIES):
+            wanted = self.ask(device, tasks.missing, sizes)
+            if not wanted:
+                return
+            pieces: list[Piece] = []
+            for digest, held in wanted.items():
+                for start in range(held, max(sizes[digest], 1), CHUNK):
+                    pieces.append((digest, start, sizes[digest], _read(files[digest], start)))
+                    if sum(len(content) for *_, content in pieces) >= CHUNK:
+                        self.ask(device, tasks.put, pieces)
+                        pieces = []
+            if pieces:
+                self.ask(device, tasks.put, pieces)
+        raise EdgeresError(f"{len(wanted)} files did not arrive whole on {device}; run again to send the rest.")
+
+
+def _digest(arguments: tuple[Any, ...]) -> str:
+    made = hashlib.sha256()
+    for argument in arguments:
+        text = json.dumps(argument, sort_keys=True, default=lambda content: hashlib.sha256(content).hexdigest())
+        made.update(text.encode())
+    return made.hexdigest()[:32]
+
+
+def _size(content: Content) -> int:
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
+
+
+def _read(content: Content, start: int) -> bytes:
+    if isinstance(content, bytes):
+        return content[start : start + CHUNK]
+    try:
+        with content.open("rb") as file:
+            file.seek(start)
+            return file.read(CHUNK)
+    except OSError as error:
+        raise UsageError(f"{content} cannot be read ({error.strerror}); it was there when the run began.") from None
+
+
+class Parcel:
+    """Files that a job needs, and how it names them."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, Content] = {}
+
+    def file(self, path: Path) -> dict[str, str]:
+        """A file with its sidecar, where it has one."""
+        beside = store.sidecar_path(path)
+        return {
+            "digest": self._add(path),
+            "suffix": path.suffix,
+            "sidecar": self._add(beside) if beside.exists() else "",
+        }
+
+    def _add(self, path: Path) -> str:
+        digest = store.digest(path)
+        self.files[digest] = path
+        return digest
+
+    def images(self, images: ImageSet) -> str:
+        """Images, by the digest of a manifest."""
+        manifest: dict[str, Any] = {"names": images.names}
+        if images.pixels is not None:
+            manifest["npz"] = self._add(images.source)
+        else:
+            manifest |= {"labels": images.labels, "digests": images.contents}
+            self.files |= {
+                content: images.root / name for name, content in zip(images.names, images.contents, strict=True)
+            }
+        written = json.dumps(manifest).encode()
+        digest = hashlib.sha256(written).hexdigest()
+        self.files[digest] = written
+        return digest

@@ -1,0 +1,194 @@
+"""The inventory: one TOML file with a table for each device. A change rewrites the table of its device alone, so that
+order and comments of all else stay.
+
+    [nano]
+    address = "user@192.168.1.20"          # as ssh takes it; its own configuration file is honoured
+    targets = ["tensorrt:current", "onnxruntime:cpu"]
+    python = "edgeres/bin/python"          # of the environment there that has edgeres
+    labels = ["lab"]
+
+    [pi]
+    reach = "agent"                        # dials in by itself
+    targets = ["onnxruntime:cpu"]
+
+`edgeres devices probe` adds a table `[nano.found]`, what the device says of itself.
+"""
+
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from edgeres import store
+from edgeres.errors import InputError, UsageError
+from edgeres.recipe import toml_value
+from edgeres.schema import Machine, Part
+from edgeres.types import Target
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+NAME = r"^[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?$"
+"""A name is a label of DNS (RFC 1123): it stands in a certificate, in a file name and in TOML without quotes."""
+RESERVED = ("ca", "client", "issued", "scheduler")
+"""Names of the other certificates; see `edgeres.fleet.certificates`."""
+
+
+class Found(Machine):
+    """What a device said of itself when it was probed. None, or nothing listed: not available there."""
+
+    probed: str
+    """UTC, ISO 8601."""
+    board: str | None = None
+    """What its firmware calls it: "NVIDIA Jetson Orin Nano Developer Kit", "Raspberry Pi 5 Model B Rev 1.0"."""
+    accelerators: list[str] = Field(default=[])
+    targets: list[str] = Field(default=[])
+    """What edgeres can run there."""
+    temperatures: dict[str, float] = Field(default={})
+    """Sensor -> degrees Celsius, at that moment."""
+    power: list[str] = Field(default=[])
+    """What meters energy there: "RAPL package-0", "INA3221 VDD_IN", "NVML"."""
+    governor: str | None = None
+    """How the clock is set: performance, schedutil, ...; several where cores differ."""
+    clock_mhz: tuple[float, float] | None = None
+    """The slowest and the fastest that the governor may choose."""
+
+
+def _name(text: str) -> str:
+    if not re.match(NAME, text) or text in RESERVED:
+        raise ValueError(f"{text!r} cannot be a device: letters, digits and hyphens, and not {', '.join(RESERVED)}")
+    return text
+
+
+class Device(Part):
+    """A device, and how it is reached: by `ssh` at `address` ("host", "user@host:port"), or by an `agent` that runs
+    there and dials in. `python` is the interpreter there that has edgeres. `targets` are measured on it."""
+
+    name: Annotated[str, AfterValidator(_name)]
+    address: str = ""
+    reach: Literal["ssh", "agent"] = "ssh"
+    targets: list[Annotated[str, AfterValidator(lambda text: str(Target.parse(text)))]] = Field(default=[])
+    python: str = "python3"
+    labels: list[str] = Field(default=[])
+    found: Found | None = None
+
+    @model_validator(mode="after")
+    def _reachable(self) -> "Device":
+        if self.reach == "ssh" and (not self.address or self.address.startswith("-")):
+            raise ValueError('an ssh device needs an address, as in "user@192.168.1.20"; or reach = "agent"')
+        return self
+
+
+class Inventory(Part):
+    """All devices by name, in the order of the file."""
+
+    devices: dict[str, Device] = Field(default_factory=dict)
+
+    def select(self, names: list[str]) -> list[Device]:
+        """The devices with these names or labels, in the order of the file; UsageError where one is unknown."""
+        known = {*self.devices, *(label for device in self.devices.values() for label in device.labels)}
+        if unknown := next((name for name in names if name not in known), None):
+            raise UsageError(
+                f"there is no device or label {unknown!r}; there are {', '.join(sorted(known)) or 'none'}."
+            )
+        return [device for device in self.devices.values() if {device.name, *device.labels} & set(names)]
+
+
+def read(path: Path) -> Inventory:
+    """Read an inventory; UsageError where it is absent, InputError where it is wrong."""
+    return _parse(_text(path), path)
+
+
+def device(keys: Mapping[str, Any], path: Path) -> Device:
+    """A device from its keys in a file; InputError with the place where one is wrong."""
+    try:
+        return Device.model_validate(keys)
+    except UsageError as error:  # a target's own sentence
+        raise InputError(f"{path}: {keys.get('name')}: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in (keys.get("name"), *first["loc"]))
+        raise InputError(f"{path}: {place}: {first['msg']}; mend the inventory.") from None
+
+
+def put(path: Path, device: Device) -> None:
+    """Add a device, or replace the tables of the one that has its name; the file is made where there is none."""
+    text = _text(path) if path.exists() else ""
+    _write(path, text, _edit(text, (device.name,), _tables(device)), device.name)
+
+
+def put_found(path: Path, name: str, found: Found) -> None:
+    """Write what a device of the inventory said of itself, in place of what it said before."""
+    text = _text(path)
+    _write(path, text, _edit(text, (name, "found"), _table(f"{name}.found", found)), name)
+
+
+def remove(path: Path, name: str) -> None:
+    """Remove a device; UsageError where there is none of that name."""
+    if name not in read(path).devices:
+        raise UsageError(f"{path}: there is no device {name!r}; `edgeres devices list` shows them.")
+    text = _text(path)
+    _write(path, text, _edit(text, (name,), ""), name)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}); make it with `edgeres devices add`.") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not TOML ({error}).") from None
+
+
+def _parse(text: str, path: Path) -> Inventory:
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path} is not TOML ({error}).") from None
+    if stray := next((key for key, value in content.items() if not isinstance(value, dict)), None):
+        raise InputError(f"{path}: {stray} is not a table; write [NAME] above the keys of a device.")
+    return Inventory(devices={name: device({**keys, "name": name}, path) for name, keys in content.items()})
+
+
+def _edit(text: str, keys: tuple[str, ...], table: str) -> str:
+    """The text with `table` in place of the tables whose names begin with `keys`, or after those of the same device,
+    or at the end. Comments that stand right above the next table stay with that."""
+    parts = re.split(r"^(?=[ \t]*\[)", text, flags=re.MULTILINE)
+
+    def under(*keys: str) -> list[int]:
+        name = r"\s*\.\s*".join(rf"([\"']?){re.escape(key)}\{place}" for place, key in enumerate(keys, 1))
+        return [index for index, part in enumerate(parts) if re.match(rf"[ \t]*\[\s*{name}\s*[.\]]", part)]
+
+    mine, device = under(*keys), under(keys[0])
+    start = mine[0] if mine else device[-1] + 1 if device else len(parts)
+    before, after = "".join(parts[:start]), "".join(parts[mine[-1] + 1 if mine else start :])
+    last = "".join(parts[start : mine[-1] + 1]) if mine else before
+    comments = re.search(r"(?:^[ \t]*(?:#.*)?\n)*\Z", last, re.MULTILINE)
+    tail = comments[0] if comments and after else ""
+    if not mine:
+        before = before[: len(before) - len(tail)]
+    pieces = (before.rstrip("\n"), table.rstrip("\n"), (tail + after).strip("\n"))
+    return "\n\n".join(piece for piece in pieces if piece) + "\n"
+
+
+def _write(path: Path, old: str, new: str, name: str) -> None:
+    """Write the new text, having made sure that nothing but the device `name` differs."""
+    before, after = (_parse(text, path).devices for text in (old, new))
+    if {**before, name: None} != {**after, name: None}:
+        raise InputError(f"{path} cannot be changed without harm to other devices; edit {name} by hand.")
+    store.write_bytes(path, new.encode())
+
+
+def _tables(device: Device) -> str:
+    table = _table(device.name, device)
+    return f"{table}\n{_table(f'{device.name}.found', device.found)}" if device.found else table
+
+
+def _table(name: str, part: Part) -> str:
+    content = part.model_dump(mode="json", exclude_defaults=True, exclude={"name", "found"})
+    return "\n".join([f"[{name}]", *(f"{key} = {toml_value(value)}" for key, value in content.items())]) + "\n"

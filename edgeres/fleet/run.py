@@ -1,0 +1,148 @@
+"""A recipe's cells on other machines: made here, built and measured there, told in one report."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from edgeres import pipeline, store
+from edgeres.cells import Pending
+from edgeres.data import ImageSet
+from edgeres.errors import EdgeresError, UsageError
+from edgeres.fleet import agent, inventory, spread, tasks
+from edgeres.fleet.client import Fleet, Parcel
+from edgeres.fleet.inventory import Device
+from edgeres.progress import Progress
+from edgeres.recipe import BenchPart
+from edgeres.schema import Latency, Machine, Report
+from edgeres.types import Target
+
+
+class There:
+    """A device of a fleet: a `pipeline.Place`."""
+
+    def __init__(
+        self, fleet: Fleet, name: str, targets: Sequence[str] = (), refused: EdgeresError | None = None
+    ) -> None:
+        self.fleet, self.name, self.targets, self.refused = fleet, name, targets, refused
+        self._machine: Machine | None = None
+
+    def offers(self, target: Target) -> bool:
+        return not self.targets or str(target) in self.targets
+
+    def machine(self) -> Machine | None:
+        return self._machine
+
+    def finish(
+        self, cells: Sequence[Pending], fp32: Path, images: ImageSet, bench: BenchPart, folder: Path, progress: Progress
+    ) -> None:
+        """As `edgeres.cells.finish`, on the device; what goes wrong on the way is told in the cells."""
+        asked = [cell for cell in cells if not cell.failed]
+        if not asked:
+            return
+        title = f"{asked[0].target} on {self.name}"
+        try:
+            told = self._finish(asked, fp32, images, bench, title, progress)
+        except EdgeresError as error:
+            for cell in asked:
+                cell.known |= {"status": "failed", "message": f"{self.name}: {error}"}
+            progress.say(f"{title}: failed. {error}")
+            return
+        for cell, found in zip(asked, told["cells"], strict=True):
+            cell.known |= found["known"]
+            cell.known.pop("engine", None)  # it stays there
+            if latency := cell.known.get("latency"):
+                cell.known["latency"] = Latency.model_validate(latency)
+            if name := found["predictions"]:
+                cell.predictions = folder / "predictions" / Path(name).name
+                store.write_bytes(cell.predictions, told["files"][name])
+                store.write_bytes(store.sidecar_path(cell.predictions), told["files"][f"{name}.json"])
+        states = (f"{cell.precision} {cell.known['status']}" for cell in asked)
+        progress.say(f"{title}: {', '.join(states)}")
+
+    def _finish(
+        self, asked: Sequence[Pending], fp32: Path, images: ImageSet, bench: BenchPart, title: str, progress: Progress
+    ) -> dict[str, Any]:
+        if self.refused:
+            raise self.refused
+        facts, ours = self.fleet.ask(self.name, tasks.facts), store.versions("edgeres")["edgeres"]
+        self._machine = Machine.model_validate(facts["machine"])
+        if facts["edgeres"] != ours:
+            raise UsageError(f"it has edgeres {facts['edgeres']}, not {ours}; `pip install edgeres=={ours}` there.")
+        parcel = Parcel()
+        request = {
+            "target": str(asked[0].target),
+            "bench": bench.model_dump(),
+            "model": parcel.file(fp32),
+            "images": parcel.images(images),
+            "cells": [
+                {
+                    "precision": str(cell.precision),
+                    "scheme": cell.scheme,
+                    "source": parcel.file(cell.source),
+                    "tuned": cell.tuned.model_dump(mode="json"),
+                }
+                for cell in asked
+            ],
+        }
+        self.fleet.send(self.name, parcel.files)
+        progress.say(f"{title}: files are there")
+        answer: dict[str, Any] = self.fleet.ask(self.name, tasks.job, "finish", request)
+        return answer
+
+
+def run(
+    recipe: Path,
+    out: Path | None,
+    progress: Progress,
+    *,
+    devices: Sequence[str] = (),
+    listed: Path | None = None,
+    scheduler: str | None = None,
+    certificates: Path | None = None,
+) -> Report:
+    """As `pipeline.run`, with the cells on `devices`, names or labels of the inventory `listed`, or names of agents
+    where there is none; without devices the cells stay here, and the agents share calibration and evaluation out.
+
+    Agents dial `scheduler`; where none is named, this run is one, on port 8786.
+    """
+    known = inventory.read(listed).select(list(devices)) if listed else []
+    asked = {device.name: device.targets for device in known} if listed else {name: [] for name in devices}
+    with (
+        _scheduler(scheduler, certificates) as address,
+        _dialled([device for device in known if device.reach == "ssh"], address, certificates, progress) as refused,
+        Fleet(address, certificates) as fleet,
+    ):
+        if not devices:
+            workers = spread.Workers(fleet)
+            return pipeline.run(recipe, out, progress, [pipeline.Here(workers.predict)], workers.gather)
+        places = [There(fleet, name, targets, refused.get(name)) for name, targets in asked.items()]
+        return pipeline.run(recipe, out, progress, places)
+
+
+def _dialled(
+    devices: Sequence[Device], address: str, certificates: Path | None, progress: Progress
+) -> AbstractContextManager[Mapping[str, EdgeresError]]:
+    """Agents on the devices that are reached by SSH; gives why one will have none."""
+    if not devices:
+        return nullcontext({})
+    from edgeres.fleet import ssh
+
+    return ssh.agents(devices, address, certificates, progress)
+
+
+@contextmanager
+def _scheduler(address: str | None, certificates: Path | None) -> Iterator[str]:
+    """The address of a scheduler, or of one that lives as long as the run."""
+    if address:
+        yield address
+        return
+    here = f"tls://0.0.0.0:{agent.PORT}" if certificates else f"tcp://127.0.0.1:{agent.PORT}"
+    loop = agent.dask().utils.LoopRunner()
+    loop.start()
+    try:
+        made = loop.run_sync(agent.scheduler, here, certificates)
+        yield made.address
+        loop.run_sync(made.close)
+    finally:
+        loop.stop()

@@ -1,0 +1,107 @@
+"""What an agent does when it is asked: these functions and no others. They take and give plain data.
+
+Each may be asked for twice, as a retry does: files are known by their SHA-256, and what a job made is an artifact that
+is not made again. An error is an answer like any other.
+"""
+
+import fcntl
+import functools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgeres import errors, machine, store
+from edgeres.errors import EdgeresError
+from edgeres.fleet.objects import LIMIT, Objects
+
+FOLDER, SPACE = "EDGERES_AGENT_FOLDER", "EDGERES_AGENT_SPACE"
+"""Environment variables of an agent and its jobs: where files are kept, and how many bytes of them."""
+CHILD = "import sys; sys.path[:] = filter(None, sys.path); from edgeres.fleet.jobs import main; main(sys.argv[1])"
+KILLED = 9
+Answer = dict[str, Any]
+Piece = tuple[str, int, int, bytes]
+"""SHA-256 of a file, where in it the bytes begin, how long it is in all, the bytes."""
+
+
+def objects() -> Objects:
+    """The files of this agent."""
+    folder = os.environ.get(FOLDER) or Path.home() / ".cache" / "edgeres" / "agent"
+    return Objects(Path(folder), int(os.environ.get(SPACE) or LIMIT))
+
+
+def _answering(function: Callable[..., Any]) -> Callable[..., Answer]:
+    @functools.wraps(function)
+    def answer(*arguments: Any) -> Answer:
+        try:
+            return {"value": function(*arguments)}
+        except EdgeresError as error:
+            return {"error": type(error).__name__, "message": str(error)}
+        except OSError as error:
+            return {"error": "EdgeresError", "message": f"{error}; look at the device's disk, then run again."}
+
+    return answer
+
+
+def value(answer: Answer) -> Any:
+    """What was answered; raises the error that was."""
+    if "error" in answer:
+        kind = getattr(errors, str(answer["error"]), EdgeresError)
+        raise (kind if isinstance(kind, type) and issubclass(kind, EdgeresError) else EdgeresError)(answer["message"])
+    return answer["value"]
+
+
+@_answering
+def facts() -> dict[str, Any]:
+    """The version of edgeres, and `schema.Machine`."""
+    return {"edgeres": store.versions("edgeres")["edgeres"], "machine": machine.describe().model_dump()}
+
+
+@_answering
+def missing(wanted: Mapping[str, int]) -> dict[str, int]:
+    """As `Objects.missing`."""
+    return objects().missing(wanted)
+
+
+@_answering
+def put(pieces: Sequence[Piece]) -> dict[str, int | None]:
+    """As `Objects.put`, of several files."""
+    kept = objects()
+    return {piece[0]: kept.put(*piece) for piece in pieces}
+
+
+@_answering
+def job(name: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Do one of `edgeres.fleet.jobs` in a process of its own, and give its answer and the files that it names.
+
+    The process may use up the memory or crash in a vendor's runtime: that is told, and the agent lives on. One job at a
+    time, also where one is left from before a connection broke.
+    """
+    kept = objects()
+    kept.folder.mkdir(parents=True, exist_ok=True)
+    with (kept.folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        answer = run(name, request)
+    files = answer.pop("files", [])
+    return {**answer, "files": {file: (kept.folder / file).read_bytes() for file in files}}
+
+
+def run(name: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer of a job's process; EdgeresError where it died."""
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, name], input=json.dumps(request), capture_output=True, text=True, check=False
+    )
+    try:
+        answer: Answer = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        why = "it was killed, most likely for want of memory" if done.returncode == -KILLED else last
+        raise EdgeresError(f"the job died with status {done.returncode} on the device: {why}.") from None
+    found: dict[str, Any] = value(answer)
+    return found
+
+
+TASKS = (facts, missing, put, job)

@@ -1,0 +1,228 @@
+"""Who gets into a run, over real sockets of Dask on loopback. Intruders do not run edgeres' checks, but Dask's own."""
+
+import asyncio
+import shutil
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("distributed")
+pytest.importorskip("cryptography")
+
+from distributed import Client, Scheduler, Worker
+from distributed.comm import connect, listen
+from distributed.security import Security
+
+from edgeres.errors import InputError, UsageError
+from edgeres.fleet import certificates, tls
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("certificates") / "ours"
+    certificates.init(folder)
+    certificates.issue(folder, "nano")
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "ours"))
+
+
+def intruder(own: Path, ca: Path, role: str) -> Security:
+    """Dask's security with the certificate in `own`, believing in `ca`."""
+    files = {f"tls_{role}_cert": str(own / "certificate.pem"), f"tls_{role}_key": str(own / "key.pem")}
+    return Security(require_encryption=True, tls_ca_file=str(ca), **files)
+
+
+def talk(server: dict[str, Any], dialler: dict[str, Any]) -> str:
+    """One message there and back; the error's text where either side refuses."""
+
+    async def serve(comm: Any) -> None:
+        await comm.write(await comm.read())
+
+    async def main() -> str:
+        listener = listen("tls://127.0.0.1:0", serve, **server)
+        await listener.start()
+        try:
+            comm = await connect(listener.contact_address, timeout=2, **dialler)
+            await comm.write("measured")
+            answer = str(await comm.read())
+            await comm.close()
+            return answer
+        except OSError as error:
+            return f"{error} {error.__cause__}"
+        finally:
+            listener.stop()
+
+    return asyncio.run(main())
+
+
+def joins(folder: Path, dialler: Security) -> str:
+    """What a worker with this security hears from a scheduler that is checked by edgeres."""
+    server = certificates.security(folder, "scheduler").get_listen_args("scheduler")
+    return talk(server, dialler.get_connection_args("worker"))
+
+
+def hosts(folder: Path, server: Security, role: str = "scheduler") -> str:
+    """What a worker that is checked by edgeres hears from a scheduler with this security."""
+    dialler = certificates.security(folder / "nano", "worker").get_connection_args("worker")
+    return talk(server.get_listen_args(role), dialler)
+
+
+def test_scheduler_client_and_worker_know_each_other(folder: Path) -> None:
+    scheduler = certificates.security(folder, "scheduler")
+    worker = certificates.security(folder / "nano", "worker")
+    client = certificates.security(folder, "client")
+    listening = scheduler.get_listen_args("scheduler")
+    assert talk(listening, worker.get_connection_args("worker")) == "measured"
+    assert talk(listening, client.get_connection_args("client")) == "measured"
+    assert talk(worker.get_listen_args("worker"), scheduler.get_connection_args("scheduler")) == "measured"
+
+
+def test_another_ca_is_refused_on_either_side(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    certificates.init(other)
+    certificates.issue(other, "nano")
+    assert "UNKNOWN_CA" in joins(folder, intruder(other / "nano", folder / "ca.pem", "worker")).upper()
+    assert "CERTIFICATE_VERIFY_FAILED" in hosts(folder, intruder(other / "scheduler", folder / "ca.pem", "scheduler"))
+
+
+def test_no_certificate_is_refused(folder: Path) -> None:
+    import ssl
+
+    server = certificates.security(folder, "scheduler").get_listen_args("scheduler")
+    bare = ssl.create_default_context(cafile=str(folder / "ca.pem"))
+    bare.check_hostname = False
+    assert "certificate_required" in talk(server, {"ssl_context": bare}).lower().replace(" ", "_")
+
+
+def test_what_is_not_encrypted_is_refused(folder: Path) -> None:
+    async def main() -> None:
+        args = certificates.security(folder, "client").get_connection_args("client")
+        await connect("tcp://127.0.0.1:1", timeout=1, **args)
+
+    with pytest.raises(RuntimeError, match="encryption required"):
+        asyncio.run(main())
+
+
+def test_an_old_certificate_is_refused_on_either_side(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(certificates, "DAYS", -0.5)
+    certificates.issue(folder, "old")
+    assert "expired" in joins(folder, intruder(folder / "old", folder / "ca.pem", "worker"))
+    shutil.rmtree(folder / "scheduler")
+    certificates.issue(folder, "scheduler")
+    assert "expired" in hosts(folder, certificates.security(folder, "scheduler"))
+
+
+def test_a_time_that_is_over_gets_a_new_certificate(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (folder / "nano" / "certificate.pem").read_bytes()
+    certificates.issue(folder, "nano")
+    assert (folder / "nano" / "certificate.pem").read_bytes() == before
+    monkeypatch.setattr(certificates, "DAYS", -0.5)
+    certificates.issue(folder, "old")
+    monkeypatch.undo()
+    certificates.issue(folder, "old")
+    assert joins(folder, certificates.security(folder / "old", "worker")) == "measured"
+
+
+def test_a_device_cannot_pose_as_the_scheduler(folder: Path) -> None:
+    assert "not valid for 'scheduler'" in hosts(folder, intruder(folder / "nano", folder / "ca.pem", "scheduler"))
+    with pytest.raises(UsageError, match="scheduler"):
+        certificates.security(folder / "nano", "scheduler")
+
+
+def test_the_certificate_of_a_client_serves_nothing(folder: Path) -> None:
+    server = intruder(folder / "client", folder / "ca.pem", "worker").get_listen_args("worker")
+    dialler = certificates.security(folder, "scheduler").get_connection_args("scheduler")
+    assert "unsuitable certificate purpose" in talk(server, dialler).replace("unsupported", "unsuitable")
+
+
+def test_a_revoked_certificate_is_refused_and_the_next_one_is_not(folder: Path) -> None:
+    stolen = Path(shutil.copytree(folder / "nano", folder / "stolen"))
+    certificates.issue(folder, "pi")
+    certificates.revoke(folder, "nano")
+    assert "revoked" in joins(folder, intruder(stolen, folder / "ca.pem", "worker"))
+    assert joins(folder, certificates.security(folder / "pi", "worker")) == "measured"
+    certificates.issue(folder, "nano")
+    assert joins(folder, certificates.security(folder / "nano", "worker")) == "measured"
+    dialler = certificates.security(folder, "scheduler").get_connection_args("scheduler")
+    served = intruder(stolen, folder / "ca.pem", "worker").get_listen_args("worker")
+    assert "revoked" in talk(served, dialler)
+    with pytest.raises(UsageError, match="revoked already"):
+        certificates.revoke(folder, "stranger")
+
+
+def test_two_are_revoked_one_after_the_other(folder: Path) -> None:
+    certificates.issue(folder, "pi")
+    stolen = [shutil.copytree(folder / name, folder / f"stolen-{name}") for name in ("nano", "pi")]
+    security = certificates.security(folder, "scheduler")
+    assert isinstance(security, tls.Verified)
+    listening = security.get_listen_args("scheduler")
+    for name in ("nano", "pi"):
+        certificates.revoke(folder, name)
+        security.refresh()
+    for path in stolen:
+        dialler = intruder(Path(path), folder / "ca.pem", "worker").get_connection_args("worker")
+        assert "revoked" in talk(listening, dialler)
+
+
+def test_a_run_ends_the_connection_of_a_device_that_is_revoked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls, "PERIOD", 0.05)
+    stolen = Path(shutil.copytree(folder / "nano", folder / "stolen"))
+    certificates.issue(folder, "pi")
+    security = certificates.security(folder, "scheduler")
+    assert isinstance(security, tls.Verified)
+
+    async def main() -> None:
+        async with Scheduler(host="127.0.0.1", port=0, dashboard=False, security=security) as scheduler:
+            guard = asyncio.create_task(tls.enforce(scheduler, security))
+            options: dict[str, Any] = {"host": "127.0.0.1", "nthreads": 1, "dashboard": False}
+            taken = certificates.security(stolen, "worker")
+            kept = certificates.security(folder / "pi", "worker")
+            async with (
+                Worker(scheduler.address, name="nano", security=taken, death_timeout=1, **options),
+                Worker(scheduler.address, name="pi", security=kept, **options),
+                Client(
+                    scheduler.address, security=certificates.security(folder, "client"), asynchronous=True
+                ) as client,
+            ):
+                assert await client.submit(sum, [1, 2], workers="nano") == 3
+                certificates.revoke(folder, "nano")
+                deadline = asyncio.get_running_loop().time() + 5
+                while "nano" in scheduler.aliases and asyncio.get_running_loop().time() < deadline:
+                    await asyncio.sleep(0.02)
+                await asyncio.sleep(0.3)
+                assert [str(worker.name) for worker in scheduler.workers.values()] == ["pi"]
+                assert await client.submit(sum, [1, 3], workers="pi") == 4
+            guard.cancel()
+
+    asyncio.run(main())
+
+
+def test_keys_are_for_their_owner_alone(made: Path) -> None:
+    keys = [*made.rglob("*.key"), *made.rglob("key.pem")]
+    assert len(keys) == 4
+    assert {stat.S_IMODE(key.stat().st_mode) for key in keys} == {0o600}
+    assert stat.S_IMODE(made.stat().st_mode) == 0o700
+    assert (made / ".gitignore").read_text() == "*\n"
+
+
+def test_without_certificates_this_machine_alone_is_served(folder: Path, tmp_path: Path) -> None:
+    for host in ("127.0.0.1", "localhost", "::1", "[::1]"):
+        assert certificates.protect(tmp_path, "scheduler", host) is None
+    for host in ("0.0.0.0", "192.168.1.20", "nano.local", "::", ""):
+        with pytest.raises(UsageError, match="devices init"):
+            certificates.protect(tmp_path, "scheduler", host)
+    assert certificates.protect(folder, "scheduler", "127.0.0.1") is not None
+    with pytest.raises(UsageError, match="devices init"):
+        certificates.issue(tmp_path, "nano")
+
+
+def test_a_damaged_ca_is_named(folder: Path) -> None:
+    (folder / "ca.key").write_text("-----BEGIN PRIVATE KEY-----\nnothing\n")
+    with pytest.raises(InputError, match=r"ca\.key is damaged"):
+        certificates.issue(folder, "pi")

@@ -1,0 +1,141 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from edgeres.errors import InputError, UsageError
+from edgeres.fleet import inventory
+from edgeres.fleet.inventory import Device, Found
+
+TEXT = """\
+# what stands in the lab
+
+[nano]
+address = "jan@192.168.1.20:2222"   # static
+targets = [
+  "tensorrt:current",
+  "onnxruntime:cpu",
+]
+labels = ["lab", "gpu"]
+
+# in the hall, behind the pillar
+[pi]
+reach = "agent"
+
+[nuc]
+address = "nuc"
+labels = ["lab"]
+"""
+FOUND = Found(
+    probed="2026-01-01T00:00:00Z",
+    system="Linux 5.15",
+    architecture="aarch64",
+    cpu='ARMv8 "v8l"',
+    cores=6,
+    memory_gib=7.4,
+    python="3.10.12",
+    packages={"onnxruntime": "1.20.1"},
+    temperatures={"cpu-thermal": 48.5, "SoC junction": 49.0},
+    clock_mhz=(115.2, 1510.4),
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "devices.toml"
+    path.write_text(TEXT)
+    return path
+
+
+def test_devices_stand_in_the_order_of_the_file(path: Path) -> None:
+    devices = inventory.read(path).devices
+    assert list(devices) == ["nano", "pi", "nuc"]
+    assert devices["nano"] == Device(
+        name="nano",
+        address="jan@192.168.1.20:2222",
+        targets=["tensorrt:current", "onnxruntime:cpu"],
+        labels=["lab", "gpu"],
+    )
+    assert devices["pi"].reach == "agent"
+
+
+def test_devices_are_selected_by_name_and_label(path: Path) -> None:
+    read = inventory.read(path)
+    assert [device.name for device in read.select(["nuc", "lab", "pi"])] == ["nano", "pi", "nuc"]
+    with pytest.raises(UsageError, match="'attic'"):
+        read.select(["lab", "attic"])
+
+
+def test_a_probe_changes_nothing_else(path: Path) -> None:
+    inventory.put_found(path, "nano", FOUND)
+    assert inventory.read(path).devices["nano"].found == FOUND
+    start, end = TEXT.split("# in the hall")
+    assert path.read_text().startswith(start)
+    assert path.read_text().endswith("# in the hall" + end)
+    again = FOUND.model_copy(update={"cores": 4})
+    inventory.put_found(path, "nano", again)
+    assert inventory.read(path).devices["nano"].found == again
+    assert path.read_text().count("[nano.found]") == 1
+    inventory.put_found(path, "nuc", FOUND)
+    assert list(inventory.read(path).devices) == ["nano", "pi", "nuc"]
+
+
+def test_a_device_is_added_replaced_and_removed(path: Path) -> None:
+    new = Device(name="jetson-2", address="10.0.0.7", python="/opt/edgeres/bin/python", found=FOUND)
+    inventory.put(path, new)
+    assert path.read_text().startswith(TEXT)
+    assert inventory.read(path).devices["jetson-2"] == new
+    changed = Device(name="pi", address="pi@10.0.0.8")
+    inventory.put(path, changed)
+    assert list(inventory.read(path).devices) == ["nano", "pi", "nuc", "jetson-2"]
+    assert inventory.read(path).devices["pi"] == changed
+    inventory.remove(path, "pi")
+    inventory.remove(path, "jetson-2")
+    assert list(inventory.read(path).devices) == ["nano", "nuc"]
+    assert {"# what stands in the lab", "# static"} <= set(re.findall("# (?:what|static).*", path.read_text()))
+    with pytest.raises(UsageError, match="'pi'"):
+        inventory.remove(path, "pi")
+
+
+def test_the_first_device_makes_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "devices.toml"
+    inventory.put(path, Device(name="pi", reach="agent"))
+    assert path.read_text() == '[pi]\nreach = "agent"\n'
+
+
+def test_what_cannot_be_edited_without_harm_is_left_alone(path: Path) -> None:
+    path.write_text(
+        TEXT
+        + "\n[pi.found]\n"
+        + 'probed = ""\nsystem = ""\narchitecture = ""\ncpu = ""\ncores = 1\nmemory_gib = 1\npython = ""\n'
+    )
+    before = path.read_text()
+    with pytest.raises(InputError, match="by hand"):
+        inventory.remove(path, "pi")
+    assert path.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ('[pi]\naddress = "pi"\nadress = "x"', "pi.adress"),
+        ("[pi]", "needs an address"),
+        ('[pi]\naddress = "-oProxyCommand=reboot"', "needs an address"),
+        ('[pi]\naddress = "pi"\nreach = "serial"', "pi.reach"),
+        ('[pi]\naddress = "pi"\ntargets = ["cpu"]', "'cpu' is not written backend:device"),
+        ('[scheduler]\nreach = "agent"', "cannot be a device"),
+        ('["../up"]\nreach = "agent"', "cannot be a device"),
+        ('address = "pi"', r"write \[NAME\]"),
+        ("[pi", "is not TOML"),
+    ],
+)
+def test_a_wrong_inventory_is_refused_with_its_place(path: Path, text: str, match: str) -> None:
+    path.write_text(text)
+    with pytest.raises(InputError, match=match) as caught:
+        inventory.read(path)
+    assert "devices.toml" in str(caught.value)
+
+
+def test_no_inventory_is_a_matter_of_usage(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="devices add"):
+        inventory.read(tmp_path / "devices.toml")
