@@ -150,7 +150,9 @@ def _engines(
         device = Target.parse(target)
         yield target, Subject(base, device, threads=threads), Subject(head, device, threads=threads)
         return
-    here, there = ({(c.target, c.precision): c for c in reports.load(folder).cells if not c.device} for folder in (base, head))
+    here, there = (
+        {(c.target, c.precision): c for c in reports.load(folder).cells if not c.device} for folder in (base, head)
+    )
     measured = [cell for cell in here.values() if cell.latency and cell.engine]
     if not measured:
         raise UsageError(f"{base} has no measured engine to compare with; run its recipe on this machine.")

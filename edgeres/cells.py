@@ -57,7 +57,8 @@ def finish(
 ) -> None:
     """Make and measure the engines of one target in `folder`, as far as this machine can, and note it in the cells.
 
-    `predict` may share the images out. What goes wrong for a cell is told in it; InputError where the data or the model is wrong, not the target.
+    `predict` may share the images out. What goes wrong for a cell is told in it; InputError where the data or the model
+    is wrong, not the target.
     """
     _Work(fp32, images, bench, folder, progress, predict).finish(cells)
 

@@ -188,7 +188,7 @@ def _cell(
 
 
 def _obstacle(rule: str, report: Report, baseline: Report, device: str | None) -> str:
-    """What keeps the cells of a device, None: of the reports' machine, from being compared; empty where nothing does."""
+    """What keeps the cells of a device, None: of the reports' machine, from being compared; empty: nothing."""
     if report.model.task != baseline.model.task:
         return f"the model is for {report.model.task}, the baseline's for {baseline.model.task}"
     if report.model.classes != baseline.model.classes:

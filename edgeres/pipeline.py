@@ -34,7 +34,8 @@ from edgeres.types import Precision, Target
 class Place(Protocol):
     """Where engines are built, evaluated and measured; `name` is None for this machine."""
 
-    name: str | None
+    @property
+    def name(self) -> str | None: ...
 
     def offers(self, target: Target) -> bool:
         """Whether a target of the recipe is one of this place."""
@@ -101,10 +102,8 @@ def exported(model: ModelPart, out: Path) -> Artifact:
 
 
 class _Run:
-    def __init__(
-        self, read: Recipe, folder: Path, progress: Progress, places: Sequence[Place], gather: Gather
-    ) -> None:
-        self.recipe, self.folder, self.progress, self.places, self.gather = read, folder, progress, places, collect
+    def __init__(self, read: Recipe, folder: Path, progress: Progress, places: Sequence[Place], gather: Gather) -> None:
+        self.recipe, self.folder, self.progress, self.places, self.gather = read, folder, progress, places, gather
         self.fp32 = folder / "model.onnx"
         self.statistics = folder / "model.stats"
 
@@ -230,14 +229,15 @@ class _Run:
         source = cells[0].source
         out = source.with_suffix(".errors.json")
         found = tell(
-            self.progress, self.folder, f"errors of {source.name}", lambda: explain.errors(self.fp32, source, evaluation, out)
+            self.progress,
+            self.folder,
+            f"errors of {source.name}",
+            lambda: explain.errors(self.fp32, source, evaluation, out),
         )
         for cell in cells if found is not None else ():
             cell.known["errors"] = found
 
-    def _cell(
-        self, cell: Pending, place: Place, made: Sequence[Pending], evaluation: ImageSet
-    ) -> Cell:
+    def _cell(self, cell: Pending, place: Place, made: Sequence[Pending], evaluation: ImageSet) -> Cell:
         return Cell(
             target=str(cell.target),
             device=place.name,

@@ -21,7 +21,8 @@ def agent(
     folder: Annotated[Path | None, typer.Option(help="Keeps files. [default: ~/.cache/edgeres/agent]")] = None,
     space: Annotated[float, typer.Option(min=0.1, help="GiB that may be kept; the oldest go first.")] = 16,
     listen: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Where the scheduler reaches this device. [default: any port]")
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where the scheduler reaches this device. [default: any port]"),
     ] = None,
 ) -> None:
     """Let a scheduler measure on this machine: dial it, work one task at a time, dial again when it is gone."""

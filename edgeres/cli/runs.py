@@ -63,16 +63,22 @@ def run(
 ) -> None:
     """Do what a recipe says: every target, FP32 and INT8, one report. Run again, it redoes only what changed.
 
-    With --scheduler alone, its agents share out calibration and evaluation; with --devices the cells are measured there.
+    With --scheduler alone, its agents share calibration and evaluation; with --devices the cells are measured there.
     """
     from edgeres.report import terminal
 
     if devices or scheduler:
         from edgeres.fleet import run as fleet
 
-        names = devices.split(",") if devices else []
-        where = {"devices": names, "listed": inventory, "scheduler": scheduler, "certificates": certificates}
-        report = fleet.run(recipe, out, progress(), **where)
+        report = fleet.run(
+            recipe,
+            out,
+            progress(),
+            devices=devices.split(",") if devices else [],
+            listed=inventory,
+            scheduler=scheduler,
+            certificates=certificates,
+        )
     elif inventory or certificates:
         raise UsageError("--inventory and --certificates go with --devices or --scheduler.")
     else:

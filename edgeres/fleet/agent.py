@@ -37,6 +37,8 @@ def dask() -> Any:
     except ImportError:
         raise MissingRuntime("devices need Dask: pip install 'edgeres[devices]'.") from None
     unpickling.restrict(tasks)
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters is told by those who asked
     dask.config.set(
         {
             "distributed.worker.http.routes": [],
@@ -74,16 +76,14 @@ async def scheduler(address: str, certificates: Path | None = None) -> Any:
     """A running scheduler that listens at an address such as `tls://0.0.0.0:8786`; end it with `close`."""
     trusted = security(address, certificates, "scheduler")
     distributed = dask()
-    options: dict[str, Any] = {"dashboard": False, "dashboard_address": "127.0.0.1:0", "security": trusted}
-    made = distributed.Scheduler(host=address.rpartition(":")[0], port=urlsplit(address).port or PORT, **options)
+    options: dict[str, Any] = {"dashboard": False, "dashboard_address": "127.0.0.1:0", "extensions": {}}
+    made = distributed.Scheduler(host=address.rpartition(":")[0], port=urlsplit(address).port or PORT, security=trusted, **options)
     for name in set(made.handlers) - SCHEDULER:
         del made.handlers[name]
     return await made
 
 
-async def agent(
-    address: str, name: str, certificates: Path | None = None, *, listen: str | None = None
-) -> None:
+async def agent(address: str, name: str, certificates: Path | None = None, *, listen: str | None = None) -> None:
     """Serve a scheduler as the device `name`, and dial again when it is gone; ends when it is cancelled.
 
     `listen` is HOST:PORT by which the scheduler reaches this device, where that is not the way it dials out by.
@@ -95,7 +95,7 @@ async def agent(
         made = worker(distributed, address, name, trusted, listen)
         try:
             async with made:
-                logger.warning("%s serves %s", name, address)
+                logger.warning("%s listens at %s and serves %s", name, made.address, address)
                 wait = AGAIN[0]
                 await made.finished()
         except (OSError, RuntimeError, ValueError) as error:
@@ -112,6 +112,7 @@ def worker(distributed: Any, address: str, name: str, trusted: Any, listen: str 
         name=name,
         nthreads=1,
         resources={f"device:{name}": 1},
+        extensions={},
         memory_limit=0,
         security=trusted,
         host=host or None,

@@ -4,11 +4,12 @@ Whatever breaks (a link, the scheduler, an agent, the device), the same task is 
 twice it is the same, and its answer is taken once. A device that stays away is given up after `patience` seconds.
 """
 
+import asyncio
 import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import CancelledError
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,32 +65,34 @@ class Fleet:
 
     def ask(self, device: str, task: Callable[..., Any], *arguments: Any) -> Any:
         """What a task answers on a device; raises the error that it answers, EdgeresError where nobody does."""
-        key = f"{task.__name__}-{device}-{_digest(arguments)}"
-        seen = time.monotonic()
-        while True:
-            try:
-                future = self.client().submit(
-                    task, *arguments, key=key, resources={f"device:{device}": 1}, pure=False, retries=2
-                )
-                while True:
-                    try:
-                        return tasks.value(future.result(timeout=LOOK))
-                    except TimeoutError:
-                        now = time.monotonic()
-                        seen = now if device in self.names() else seen
-                        if now - seen > self.patience:
-                            future.cancel()
-                            raise self._away(device) from None
-            except (CancelledError, OSError, TimeoutError):
-                # The scheduler is gone, and with it who was to tell: another one knows nothing of what was asked.
-                if time.monotonic() - seen > self.patience:
-                    raise self._away(device) from None
-                time.sleep(1)
+        key, seen = f"{task.__name__}-{device}-{_digest(arguments)}", time.monotonic()
+        future = None
+        while time.monotonic() - seen < self.patience:
+            # A cancelled one had a scheduler that is gone, and with it who was to tell: the next one is asked again.
+            with suppress(asyncio.CancelledError, OSError, asyncio.TimeoutError):
+                if future is None or future.cancelled():
+                    there = {"resources": {f"device:{device}": 1}}
+                    client = self.client()
+                    future = client.submit(task, *arguments, key=key, pure=False, retries=2, **there)
+                client.sync(self.distributed.client._wait, [future], timeout=LOOK)
+                return tasks.value(self._result(device, future))
+            seen = time.monotonic() if device in self.names() else seen
+        if future is not None:
+            future.cancel()
+        raise self._away(device)
+
+    def _result(self, device: str, future: Any) -> Any:
+        try:
+            return future.result()
+        except (asyncio.CancelledError, OSError, asyncio.TimeoutError):
+            raise
+        except Exception as error:  # Dask's own: it gave the task up
+            raise EdgeresError(f"{device} was lost again and again while it worked ({type(error).__name__}); look at it.") from None
 
     def _away(self, device: str) -> EdgeresError:
         there = ", ".join(self.names()) or "none"
         return EdgeresError(
-            f"{device} did not answer for {self.patience:.0f} s (there: {there}); see whether `edgeres agent` runs on it "
+            f"{device} did not answer for {self.patience:.0f} s (there: {there}); see whether `edgeres agent` runs there "
             f"and reaches {self.address}, then run again: what was done is not done again."
         )
 
@@ -145,7 +148,11 @@ class Parcel:
     def file(self, path: Path) -> dict[str, str]:
         """A file with its sidecar, where it has one."""
         beside = store.sidecar_path(path)
-        return {"digest": self._add(path), "suffix": path.suffix, "sidecar": self._add(beside) if beside.exists() else ""}
+        return {
+            "digest": self._add(path),
+            "suffix": path.suffix,
+            "sidecar": self._add(beside) if beside.exists() else "",
+        }
 
     def _add(self, path: Path) -> str:
         digest = store.digest(path)

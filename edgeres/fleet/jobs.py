@@ -1,8 +1,8 @@
 """The work of an agent, in a process of its own: one line of JSON comes in, one goes out.
 
-    finish    build, evaluate and measure the cells of one target: see `edgeres.cells`
-    gather    statistics of some calibration images: see `edgeres.quantization.calibrate.gather`
-    predict   what an engine gives for some images: see `edgeres.evaluate.predict`
+finish    build, evaluate and measure the cells of one target: see `edgeres.cells`
+gather    statistics of some calibration images: see `edgeres.quantization.calibrate.gather`
+predict   what an engine gives for some images: see `edgeres.evaluate.predict`
 """
 
 import datetime
@@ -42,13 +42,16 @@ def finish(request: Request, kept: Objects, folder: Path) -> dict[str, Any]:
         made.append(Pending(target, Precision(cell["precision"]), cell["scheme"], source, tuned))
     bench, doubt = BenchPart.model_validate(request["bench"]), _slower(kept.folder / "speed.json")
     cells.finish(made, _file(kept, folder, request["model"]), _images(request, kept, folder), bench, folder, Silent())
-    files, told = [], []
+    files: list[str] = []
+    told = []
     for cell in made:
         known = dict(cell.known)
         if latency := known.get("latency"):
             notes = [*latency.notes, *([doubt] if doubt else [])]
             known["latency"] = {**latency.model_dump(), "notes": notes, "stable": not notes}
-        told.append({"known": known, "predictions": _given(kept, files, cell.predictions) if cell.predictions else None})
+        told.append(
+            {"known": known, "predictions": _given(kept, files, cell.predictions) if cell.predictions else None}
+        )
     return {"cells": told, "files": files}
 
 
@@ -56,7 +59,8 @@ def gather(request: Request, kept: Objects, folder: Path) -> dict[str, Any]:
     scales = {name: np.array(values, np.float32) for name, values in request["scales"].items()}
     model, images = _file(kept, folder, request["model"]), _images(request, kept, folder)
     found = calibrate.gather(model, scales, images, Target.parse(request["target"]))
-    out, files = folder / "part.stats", []
+    out = folder / "part.stats"
+    files: list[str] = []
     statistics.save(Calibration(found, {}), out)
     return {"made": _given(kept, files, out), "files": files}
 
@@ -64,8 +68,8 @@ def gather(request: Request, kept: Objects, folder: Path) -> dict[str, Any]:
 def predict(request: Request, kept: Objects, folder: Path) -> dict[str, Any]:
     engine, images = _file(kept, folder, request["model"]), _images(request, kept, folder)
     out = folder / "predictions" / f"{engine.stem}.{images.digest[:16]}.npz"
-    options = {"threads": request["threads"], "settings": request["settings"]}
-    evaluate.evaluate(engine, Target.parse(request["target"]), images, out, **options)
+    target, threads = Target.parse(request["target"]), request["threads"]
+    evaluate.evaluate(engine, target, images, out, threads=threads, settings=request["settings"])
     files: list[str] = []
     return {"made": _given(kept, files, out), "files": files}
 
@@ -115,14 +119,14 @@ def _slower(path: Path) -> str:
         square @ square
         calls += 1
     rate = calls * 2 * len(square) ** 3 / (time.perf_counter() - start) / 1e9
-    best = store.read_json(path) if path.exists() else {"gflops": 0.0, "date": ""}
+    best: dict[str, Any] = store.read_json(path) if path.exists() else {"gflops": 0.0, "date": ""}
     if rate > best["gflops"]:
         store.write_json(path, {"gflops": rate, "date": datetime.date.today().isoformat()})
     if best["gflops"] < SLOWER * rate:
         return ""
     return (
-        f"The device computes {best['gflops'] / rate:.1f} times slower than on {best['date']}: look at its power mode, its "
-        "temperature and what else runs there."
+        f"The device computes {best['gflops'] / rate:.1f} times slower than on {best['date']}: look at its power mode, "
+        "its temperature and what else runs there."
     )
 
 
@@ -134,7 +138,7 @@ def main(name: str) -> None:
         folder = kept.folder / "runs" / f"{name}.{request['model']['digest'][:32]}"
         folder.mkdir(parents=True, exist_ok=True)
         folder.touch()
-        answer = {"value": JOBS[name](request, kept, folder)}
+        answer: dict[str, Any] = {"value": JOBS[name](request, kept, folder)}
     except EdgeresError as error:
         answer = {"error": type(error).__name__, "message": str(error)}
     sys.stdout.write(json.dumps(answer) + "\n")

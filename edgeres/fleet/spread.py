@@ -41,8 +41,8 @@ class Workers:
         self.names = [name for name in fleet.names() if _alike(self._machine(name), here)]
         if not self.names:
             raise EdgeresError(
-                f"no agent at {fleet.address} computes as this machine does ({here.identity}, the same packages); start "
-                "`edgeres agent` on machines like it, or measure on the others with --devices."
+                f"no agent at {fleet.address} computes as this machine does ({here.identity}, the same packages); "
+                "start `edgeres agent` on machines like it, or measure on the others with --devices."
             )
 
     def _machine(self, name: str) -> Machine:
@@ -129,6 +129,10 @@ class Workers:
                 if not able:
                     raise next(error for _, error in ended if error)
         return (answers[start] for start in starts)
+
+
+def _alike(one: Machine, other: Machine) -> bool:
+    return (one.identity, one.packages) == (other.identity, other.packages)
 
 
 _Read = TypeVar("_Read")

@@ -70,7 +70,7 @@ def missing(wanted: Mapping[str, int]) -> dict[str, int]:
 def put(pieces: Sequence[Piece]) -> dict[str, int | None]:
     """As `Objects.put`, of several files."""
     kept = objects()
-    return {digest: kept.put(digest, *piece) for digest, *piece in pieces}
+    return {piece[0]: kept.put(*piece) for piece in pieces}
 
 
 @_answering

@@ -6,11 +6,12 @@ becomes a stand-in that does nothing, and says so where a task calls it. So a me
 that was taken over, runs nothing: it gives an error that names what was refused.
 """
 
-import importlib
+import copyreg
 import io
 import pickle
+import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -22,7 +23,7 @@ ENVELOPES: dict[str, frozenset[str]] = {
     "dask.typing": frozenset({"no_default"}),
     "distributed.client": frozenset({"SourceCode"}),
     "distributed.scheduler": frozenset({"KilledWorker", "NoValidWorkerError"}),
-    "edgeres.fleet.unpickling": frozenset({"Refused"}),
+    "edgeres.fleet.unpickling": frozenset({"refused"}),
 }
 """Module -> what of it carries tasks, arguments and results: classes that hold what they are given."""
 PLAIN: dict[str, frozenset[str]] = {
@@ -36,40 +37,67 @@ PLAIN: dict[str, frozenset[str]] = {
 _reading = threading.local()
 
 
-class Refused:
-    """Stands for what a pickle named and may not have."""
+class _Named(type):
+    """Of the stand-ins: each is a class, as a pickle may want instances of it."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    name: str
+
+
+class Refused(metaclass=_Named):
+    """Stands for what a pickle named and may not have: holds nothing, does nothing."""
+
+    name = ""
+
+    def __new__(cls, *_: object, **__: object) -> "Refused":
+        return object.__new__(cls) if getattr(_reading, "now", False) else cls.refuse()
 
     def __call__(self, *_: object, **__: object) -> "Refused":
-        if getattr(_reading, "now", False):  # the pickle wants it called: it gets what stands for the outcome
-            return self
-        self.refuse()
-
-    def refuse(self) -> NoReturn:
-        """Raise what says so."""
-        raise UsageError(f"{self.name} is no task of edgeres and was not run; agents run edgeres' own tasks alone.")
+        return self if getattr(_reading, "now", False) else self.refuse()
 
     def __setstate__(self, state: object) -> None:
-        if isinstance(state, dict) and isinstance(state.get("name"), str):
-            self.name = state["name"]
+        pass
 
-    def __reduce__(self) -> tuple[type["Refused"], tuple[str]]:
-        return Refused, (self.name,)
+    def __reduce__(self) -> Any:
+        return refused, (self.name,)
 
-    def __repr__(self) -> str:
-        return f"<refused: {self.name}>"
+    @classmethod
+    def refuse(cls) -> NoReturn:
+        raise UsageError(f"{cls.name} is no task of edgeres and was not run; agents run edgeres' own tasks alone.")
+
+
+def refused(name: str) -> type[Refused]:
+    """The stand-in for what a pickle calls `name`."""
+    return _Named(Refused.__name__, (Refused,), {"name": str(name)})
+
+
+copyreg.pickle(_Named, lambda cls: (refused, (cls.name,)))  # type: ignore[arg-type]
+
+
+def _exception(kind: Any, told: Any, *_: object) -> BaseException:
+    """An exception without its frames, which tblib would make anew from what the message says."""
+    arguments = told.get("args", ()) if isinstance(told, dict) else told
+    if isinstance(kind, type) and issubclass(kind, BaseException):
+        return kind(*arguments)
+    return RuntimeError(f"{getattr(kind, 'name', kind)}: {arguments}")
+
+
+_INSTEAD: dict[tuple[str, str], Callable[..., Any]] = {
+    ("tblib.pickling_support", "unpickle_exception"): _exception,
+    ("tblib.pickling_support", "unpickle_exception_with_attrs"): _exception,
+    ("tblib.pickling_support", "unpickle_traceback"): lambda *_: None,
+}
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if name in _allowed.get(module, ()):
-            found: Any = importlib.import_module(module)
-            for part in name.split("."):
-                found = getattr(found, part)
-            return found
-        return Refused(f"{module}.{name}")
+        if instead := _INSTEAD.get((module, name)):
+            return instead
+        if name not in _allowed.get(module, ()):
+            return refused(f"{module}.{name}")
+        found: Any = sys.modules[module]
+        for part in name.split("."):
+            found = getattr(found, part)
+        return found
 
 
 _allowed: dict[str, frozenset[str]] = {**ENVELOPES, **PLAIN}
@@ -95,4 +123,4 @@ def restrict(tasks: ModuleType) -> None:
     vars(restricted).update({name: value for name, value in vars(pickle).items() if not name.startswith("__")})
     vars(restricted)["loads"] = loads
     for module in (protocol, client, scheduler):
-        module.pickle = restricted
+        vars(module)["pickle"] = restricted

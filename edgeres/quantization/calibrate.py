@@ -40,7 +40,7 @@ def gather(
     target: Target,
     progress: Callable[[int], object] = lambda images: None,
 ) -> dict[str, TensorStatistics]:
-    """The statistics of a model, prepared with `scales`, on images: those of all images are the sum of those of parts."""
+    """The statistics of a model, prepared with `scales`, on images; those of parts of them add up to the same."""
     return collect(lambda: _prepared(model, scales), images, _graph(model)[1], target, progress)
 
 

@@ -78,7 +78,9 @@ def pareto(rows: Sequence[Row], width: int, height: int) -> str:
         if label.right < mark.left or label.left > mark.right:
             at, side = (label.right - 2, "end") if label.right < mark.left else (label.left + 2, "start")
         drawn.append(svg.text(at, label.bottom - 4, point.row.name, f"label {side} {point.row.precision}"))
-    said = "; ".join(f"{_said(point)}{' (on the front)' if any(point in best for best in bests) else ''}" for point in points)
+    said = "; ".join(
+        f"{_said(point)}{' (on the front)' if any(point in best for best in bests) else ''}" for point in points
+    )
     return svg.svg("pareto", width, height, f"Latency against {_axis(headline).partition(',')[0]}", said, drawn)
 
 
