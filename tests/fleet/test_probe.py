@@ -46,7 +46,9 @@ NUC = {
     "class/hwmon/hwmon3/temp1_input": "39850\n",
     "class/powercap/intel-rapl:0/name": "package-0\n",
     "class/powercap/intel-rapl:0/energy_uj": "123\n",
-    "class/powercap/intel-rapl:1/name": "psys\n",
+    "class/powercap/intel-rapl:1/name": "package-1\n",
+    "class/powercap/intel-rapl:2/name": "psys\n",
+    "class/powercap/intel-rapl:2/energy_uj": "456\n",
     "devices/system/cpu/cpu0/cpufreq/scaling_governor": "powersave\n",
     "devices/system/cpu/cpu1/cpufreq/scaling_governor": "performance\n",
     "devices/system/cpu/cpu0/cpufreq/scaling_min_freq": "400000\n",
@@ -90,7 +92,7 @@ def test_a_pc_with_an_intel_gpu_and_npu(tmp_path: Path) -> None:
     assert found.board == "Intel(R) Client Systems NUC14RVHi7"
     assert found.accelerators == ["Intel GPU 0x7d55 (xe)", "Intel NPU 0x7d1d (intel_vpu)"]
     assert found.temperatures == {"x86_pkg_temp": 61.0, "acpitz": 29.8, "nvme": 39.85}
-    assert found.power == ["RAPL package-0", "RAPL psys (not readable: run as root)"]
+    assert found.power == ["RAPL package-0", "RAPL package-1 (not readable: run as root)"]
     assert (found.governor, found.clock_mhz) == ("performance, powersave", (400.0, 4800.0))
 
 
