@@ -80,7 +80,12 @@ async def scheduler(address: str, certificates: Path | None = None) -> Any:
     made = distributed.Scheduler(host=address.rpartition(":")[0], port=urlsplit(address).port or PORT, security=trusted, **options)
     for name in set(made.handlers) - SCHEDULER:
         del made.handlers[name]
-    return await made
+    await made
+    if trusted:
+        from edgeres.fleet.tls import enforce
+
+        made._ongoing_background_tasks.call_soon(enforce, made, trusted)
+    return made
 
 
 async def agent(address: str, name: str, certificates: Path | None = None, *, listen: str | None = None) -> None:

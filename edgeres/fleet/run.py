@@ -1,7 +1,7 @@
 """A recipe's cells on other machines: made here, built and measured there, told in one report."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,9 @@ from edgeres import pipeline, store
 from edgeres.cells import Pending
 from edgeres.data import ImageSet
 from edgeres.errors import EdgeresError, UsageError
-from edgeres.fleet import inventory, spread, tasks
-from edgeres.fleet.agent import PORT
+from edgeres.fleet import agent, inventory, spread, tasks
 from edgeres.fleet.client import Fleet, Parcel
+from edgeres.fleet.inventory import Device
 from edgeres.progress import Progress
 from edgeres.recipe import BenchPart
 from edgeres.schema import Latency, Machine, Report
@@ -21,8 +21,10 @@ from edgeres.types import Target
 class There:
     """A device of a fleet: a `pipeline.Place`."""
 
-    def __init__(self, fleet: Fleet, name: str, targets: Sequence[str] = ()) -> None:
-        self.fleet, self.name, self.targets = fleet, name, targets
+    def __init__(
+        self, fleet: Fleet, name: str, targets: Sequence[str] = (), refused: EdgeresError | None = None
+    ) -> None:
+        self.fleet, self.name, self.targets, self.refused = fleet, name, targets, refused
         self._machine: Machine | None = None
 
     def offers(self, target: Target) -> bool:
@@ -61,6 +63,8 @@ class There:
     def _finish(
         self, asked: Sequence[Pending], fp32: Path, images: ImageSet, bench: BenchPart, title: str, progress: Progress
     ) -> dict[str, Any]:
+        if self.refused:
+            raise self.refused
         facts, ours = self.fleet.ask(self.name, tasks.facts), store.versions("edgeres")["edgeres"]
         self._machine = Machine.model_validate(facts["machine"])
         if facts["edgeres"] != ours:
@@ -104,11 +108,27 @@ def run(
     """
     known = inventory.read(listed).select(list(devices)) if listed else []
     asked = {device.name: device.targets for device in known} if listed else {name: [] for name in devices}
-    with _scheduler(scheduler, certificates) as address, Fleet(address, certificates) as fleet:
+    with (
+        _scheduler(scheduler, certificates) as address,
+        _dialled([device for device in known if device.reach == "ssh"], address, certificates, progress) as refused,
+        Fleet(address, certificates) as fleet,
+    ):
         if not devices:
             workers = spread.Workers(fleet)
             return pipeline.run(recipe, out, progress, [pipeline.Here(workers.predict)], workers.gather)
-        return pipeline.run(recipe, out, progress, [There(fleet, *one) for one in asked.items()])
+        places = [There(fleet, name, targets, refused.get(name)) for name, targets in asked.items()]
+        return pipeline.run(recipe, out, progress, places)
+
+
+def _dialled(
+    devices: Sequence[Device], address: str, certificates: Path | None, progress: Progress
+) -> AbstractContextManager[Mapping[str, EdgeresError]]:
+    """Agents on the devices that are reached by SSH; gives why one will have none."""
+    if not devices:
+        return nullcontext({})
+    from edgeres.fleet import ssh
+
+    return ssh.agents(devices, address, certificates, progress)
 
 
 @contextmanager
@@ -117,9 +137,7 @@ def _scheduler(address: str | None, certificates: Path | None) -> Iterator[str]:
     if address:
         yield address
         return
-    from edgeres.fleet import agent
-
-    here = f"tls://0.0.0.0:{PORT}" if certificates else f"tcp://127.0.0.1:{PORT}"
+    here = f"tls://0.0.0.0:{agent.PORT}" if certificates else f"tcp://127.0.0.1:{agent.PORT}"
     loop = agent.dask().utils.LoopRunner()
     loop.start()
     try:
