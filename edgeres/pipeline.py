@@ -1,8 +1,8 @@
 """A recipe becomes a folder of engines and one report.
 
 Every step writes its artifact with a sidecar, whole or not at all, and is skipped where the same artifact is already
-there: a run that was killed goes on, a run with a change redoes what depends on it. One target that cannot be built
-or run does not stop the others: its cell says why.
+there: a run that was killed goes on, a run with a change redoes what depends on it, a second one in the folder waits.
+One target that cannot be built or run does not stop the others: its cell says why.
 """
 
 import json
@@ -85,6 +85,10 @@ class _Run:
         cells = [cell for part in self.recipe.targets for cell in self._cells(part)]
         calibrated = any(cell.precision is Precision.INT8 for cell in cells)
         calibration, evaluation = self._images(calibrated)
+        with store.filling(self.folder, self.progress.say):
+            return self._filled(cells, calibrated, calibration, evaluation)
+
+    def _filled(self, cells: list[_Cell], calibrated: bool, calibration: ImageSet, evaluation: ImageSet) -> Report:
         exported = self._export()
         if calibrated:
             self._calibrate(calibration)
