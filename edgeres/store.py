@@ -98,7 +98,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def append(path: Path, line: str) -> None:
-    """Add a line to a file and flush it to disk; a crash, or a full disk, can leave part of it. Raises as `replacing`."""
+    """Add a line to a file and flush it; a crash, or a full disk, can leave part of it. Raises as `replacing`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:

@@ -81,6 +81,11 @@ class OpenVino(Backend):
         # bytes would depend on what was compiled before.
         processes.ask(__name__, str(model), str(target), str(out), json.dumps(dict(settings)), broken=broken)
 
+    def _build(self, model: Path, target: Target, out: Path, settings: Settings = NONE) -> None:
+        stream = io.BytesIO()
+        self._compile(model, target, settings=settings).export_model(stream)
+        out.write_bytes(stream.getvalue())
+
     def load(
         self,
         path: Path,
@@ -222,10 +227,7 @@ def main(model: str, target: str, out: str, settings: str) -> None:
     """The process that builds."""
 
     def work() -> dict[str, Any]:
-        stream = io.BytesIO()
-        compiled = OpenVino()._compile(Path(model), Target.parse(target), settings=json.loads(settings))
-        compiled.export_model(stream)
-        Path(out).write_bytes(stream.getvalue())
+        OpenVino()._build(Path(model), Target.parse(target), Path(out), json.loads(settings))
         return {}
 
     processes.answer(work)
