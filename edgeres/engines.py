@@ -1,10 +1,9 @@
 """Engines as files: built with a sidecar that carries the model's description, verified before they are loaded."""
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from edgeres import backends, onnx_io, store
+from edgeres import backends, locks, onnx_io, store
 from edgeres.backends import Engine, RuntimeLayer
 from edgeres.errors import UsageError
 from edgeres.store import Artifact, Sidecar
@@ -35,8 +34,8 @@ def build(
     sidecar = Sidecar("engine", made_from, parameters, versions, calibration=store.calibration(model))
 
     def write(path: Path) -> None:
-        with TemporaryDirectory() as folder:
-            source = _fixed(model, batch, Path(folder)) if batch else model
+        with locks.scratch() as folder:
+            source = _fixed(model, batch, folder) if batch else model
             backend.build(source, target, path, settings or {})
 
     return store.make(out, sidecar, write)

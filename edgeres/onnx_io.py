@@ -18,6 +18,8 @@ from edgeres.errors import InputError, UsageError
 from edgeres.types import Preprocess, Task
 
 PREFIX = "edgeres."
+LIMIT = 2**31 - 1
+"""Bytes of the largest message that protobuf reads and writes, and so of an ONNX file."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class ModelInfo:
 def load(path: Path) -> onnx.ModelProto:
     """Read a whole ONNX file; UsageError where it is absent, InputError where it is no ONNX model."""
     try:
+        refuse(path.stat().st_size, path)
         model = onnx.load_model_from_string(path.read_bytes())
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}); check the path.") from None
@@ -64,8 +67,15 @@ def load(path: Path) -> onnx.ModelProto:
     return model
 
 
+def refuse(size: int, path: Path) -> None:
+    """InputError where a network of so many bytes, from or for a file, is more than ONNX can hold in one."""
+    if size > LIMIT:
+        raise InputError(f"{path}: the network has {size / 1e9:.1f} GB, an ONNX file holds 2 GB; take a smaller one.")
+
+
 def save(model: onnx.ModelProto, path: Path) -> None:
     """Check a model and write it; InputError where the checker refuses it. Wrap in `store.make`, as any writing."""
+    refuse(sum(len(tensor.raw_data) for tensor in model.graph.initializer), path)
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

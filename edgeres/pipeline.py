@@ -1,8 +1,8 @@
 """A recipe becomes a folder of engines and one report.
 
 Every step writes its artifact with a sidecar, whole or not at all, and is skipped where the same artifact is already
-there: a run that was killed goes on, a run with a change redoes what depends on it. One target that cannot be built
-or run does not stop the others: its cell says why.
+there: a run that was killed goes on, a run with a change redoes what depends on it, a second one in the folder waits.
+One target that cannot be built or run does not stop the others: its cell says why.
 
 Exporting, calibrating and quantizing is done here; engines are built, evaluated and measured at a `Place`: here, or
 on a device (see `edgeres.fleet`).
@@ -47,6 +47,10 @@ class Place(Protocol):
         self, cells: Sequence[Pending], fp32: Path, images: ImageSet, bench: BenchPart, folder: Path, progress: Progress
     ) -> None:
         """As `edgeres.cells.finish`."""
+
+
+Work = Sequence[tuple[Place, list[list[Pending]]]]
+"""What is to be done where: of each place the cells of each target."""
 
 
 class Here:
@@ -112,10 +116,13 @@ class _Run:
         for rule, limit in self.recipe.check.items():
             gate.read(rule, limit)
         work = [(place, self._groups(place)) for place in self.places]
-        cells = [cell for _, groups in work for group in groups for cell in group]
-        calibrated = any(cell.precision is Precision.INT8 for cell in cells)
+        calibrated = any(cell.precision is Precision.INT8 for cell in _cells(work))
         calibration, evaluation = self._images(calibrated)
-        exported = self._export()
+        with store.filling(self.folder, self.progress.say):
+            return self._filled(work, calibrated, calibration, evaluation)
+
+    def _filled(self, work: Work, calibrated: bool, calibration: ImageSet, evaluation: ImageSet) -> Report:
+        cells, exported = _cells(work), self._export()
         if calibrated:
             self._calibrate(calibration)
         for shared in _by_source(cells):
@@ -145,7 +152,7 @@ class _Run:
         """The cells of each target of a place."""
         return [self._pending(part) for part in self.recipe.targets if place.offers(Target.parse(part.target))]
 
-    def _finish(self, work: Sequence[tuple[Place, list[list[Pending]]]], images: ImageSet) -> None:
+    def _finish(self, work: Work, images: ImageSet) -> None:
         """All places at once, each its targets in turn."""
 
         def finish(place: Place, groups: list[list[Pending]]) -> None:
@@ -267,6 +274,10 @@ class _Run:
 
     def _told(self, made: Artifact, more: str = "") -> None:
         told(self.progress, made, self.folder, more)
+
+
+def _cells(work: Work) -> list[Pending]:
+    return [cell for _, groups in work for group in groups for cell in group]
 
 
 def _by_source(cells: Iterable[Pending]) -> list[list[Pending]]:

@@ -9,15 +9,17 @@ import errno
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from edgeres import locks
 from edgeres.errors import EdgeresError, InputError, UsageError
+
+T = TypeVar("T")
 
 
 def digest(path: Path) -> str:
@@ -37,36 +39,75 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success flush it to disk and move it there in one step, readable as
     `mode` says.
 
-    Readers see the old file or the whole new one, also after a crash; on an exception the old file stays. UsageError
-    where nothing can be written there, EdgeresError where the disk is full.
+    Readers see the old file or the whole new one, also after a crash of the process or of the machine; on an exception
+    the old file stays. UsageError where nothing can be written there, EdgeresError where the disk is full.
     """
     if path.is_dir():
         raise UsageError(f"{path} is a folder; name a file in it.")
+    with ExitStack() as stack:
+        temporary = _entered(stack, path, locks.temporary(path))
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(mode)
+            temporary.replace(path)
+            _flush(path.parent)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise _refusal(path, error) from None
+
+
+@contextmanager
+def filling(folder: Path, say: Callable[[str], object]) -> Iterator[None]:
+    """Hold a folder for a run that fills it, see `locks.folder`; raises as `replacing`."""
+    with ExitStack() as stack:
+        _entered(stack, folder, locks.folder(folder, say))
+        yield
+
+
+def _entered(stack: ExitStack, path: Path, context: AbstractContextManager[T]) -> T:
+    """Enter what makes a file for, and beside, `path`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        return stack.enter_context(context)
     except OSError as error:
-        raise UsageError(f"{path} cannot be written ({error.strerror}); write elsewhere.") from None
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(mode)
-        temporary.replace(path)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise EdgeresError(f"{path} cannot be written ({error.strerror}); make room and run again.") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise _refusal(path, error) from None
+
+
+def _refusal(path: Path, error: OSError) -> EdgeresError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return EdgeresError(f"{path} cannot be written ({error.strerror}); make room and run again.")
+    return UsageError(f"{path} cannot be written ({error.strerror}); write elsewhere.")
+
+
+def _flush(folder: Path) -> None:
+    """That a file was moved into a folder lasts once the folder is on the disk. Some systems flush no folders."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def write_bytes(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Write a whole file or nothing."""
     with replacing(path, mode) as temporary:
         temporary.write_bytes(content)
+
+
+def append(path: Path, line: str) -> None:
+    """Add a line to a file and flush it; a crash, or a full disk, can leave part of it. Raises as `replacing`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise _refusal(path, error) from None
 
 
 def write_json(path: Path, value: object) -> None:
@@ -178,18 +219,30 @@ def distinct(out: Path, source: Path) -> None:
 def make(artifact: Path, sidecar: Sidecar, write: Callable[[Path], Mapping[str, Any] | None]) -> Artifact:
     """Make an artifact, unless it is already there with the same key and its own bytes.
 
-    `write` gets a temporary path and may return results. The sidecar is written after the artifact, so that a crash
-    between the two leaves an artifact that is made again.
+    `write` gets a temporary path and may return results. One process at a time makes it: a second one waits, and finds
+    it made. The sidecar is written after the artifact: a crash between the two leaves an artifact that the old sidecar
+    does not describe, which is made again.
     """
+    locks.sweep(artifact.parent)
+    if found := _made(artifact, sidecar):
+        return Artifact(artifact, found, made=False)
+    with ExitStack() as stack:
+        lock = artifact.with_name(f"{locks.PREFIX}{artifact.name}.lock")
+        _entered(stack, artifact, locks.alone(lock, artifact))
+        if found := _made(artifact, sidecar):
+            return Artifact(artifact, found, made=False)
+        with replacing(artifact) as temporary:
+            results = write(temporary) or {}
+        whole = replace(sidecar, results=results, digest=digest(artifact))
+        write_json(sidecar_path(artifact), asdict(whole))
+    return Artifact(artifact, whole, made=True)
+
+
+def _made(artifact: Path, sidecar: Sidecar) -> Sidecar | None:
+    """The sidecar of an artifact that is there with its own bytes and the same key."""
     try:
         found = read_sidecar(artifact)
     except InputError:
-        found = None
-    if found and found.key == sidecar.key and artifact.exists() and found.digest == digest(artifact):
-        return Artifact(artifact, found, made=False)
-    sidecar_path(artifact).unlink(missing_ok=True)
-    with replacing(artifact) as temporary:
-        results = write(temporary) or {}
-    whole = replace(sidecar, results=results, digest=digest(artifact))
-    write_json(sidecar_path(artifact), asdict(whole))
-    return Artifact(artifact, whole, made=True)
+        return None
+    same = found and found.key == sidecar.key and artifact.exists() and found.digest == digest(artifact)
+    return found if same else None

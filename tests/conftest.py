@@ -1,7 +1,7 @@
 """What several tests need: a small network and its ONNX file, a folder of images, the optional real data."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,24 @@ settings.load_profile("patient")
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+@pytest.fixture(scope="session")
+def blobs_of_their_own() -> Callable[..., None]:
+    """Building for OpenVINO as it is: in a process of its own, which takes half a second."""
+    from edgeres.backends.openvino import OpenVino
+
+    return OpenVino.build
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _blobs_here(blobs_of_their_own: Callable[..., None]) -> Iterator[None]:
+    """All tests but those of that process build here: the same but for the names of nodes in the blob."""
+    from edgeres.backends.openvino import OpenVino
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OpenVino, "build", OpenVino._build)
+        yield
 
 
 @pytest.fixture(scope="session")

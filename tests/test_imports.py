@@ -24,7 +24,7 @@ LAYERS = (
     {"backends", "parity"},
     {"boxes", "data", "models", "onnx_io", "canonical", "machine", "progress", "qdq", "recipe", "gate"},
     {"store", "schema", "bootstrap", "figures", "labels"},
-    {"types"},
+    {"locks", "processes", "types"},
     {"errors"},
 )
 """From the top: a part imports parts of lower layers alone, not its siblings."""

@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from edgeres import machine, onnx_io
+from edgeres import locks, machine, onnx_io
 from edgeres.backends.base import NONE, Availability, Backend, Engine, RuntimeLayer
 from edgeres.errors import BuildError, MissingRuntime, UsageError
 from edgeres.types import Settings, Target
@@ -104,8 +103,8 @@ class OnnxRuntime(Backend):
         return _Session(self._session(path, target, each, settings=settings), _runtime().__version__, each, streams)
 
     def inspect(self, path: Path, target: Target) -> list[RuntimeLayer]:
-        with TemporaryDirectory() as folder:
-            optimized = Path(folder) / "optimized.onnx"
+        with locks.scratch() as folder:
+            optimized = folder / "optimized.onnx"
             self._session(path, target, None, optimized)
             return _layers(onnx_io.load(optimized).graph)
 

@@ -1,6 +1,7 @@
 """OpenVINO: CPU, GPU and NPU plugins; an engine is the blob that a compiled model exports."""
 
 import io
+import json
 from collections import deque
 from collections.abc import Iterable, Iterator
 from math import prod
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres import store
+from edgeres import processes, store
 from edgeres.backends.base import NONE, Availability, Backend, Engine, RuntimeLayer
 from edgeres.errors import BuildError, MissingRuntime, UsageError
 from edgeres.types import Settings, Target
@@ -73,6 +74,14 @@ class OpenVino(Backend):
         return "openvino"
 
     def build(self, model: Path, target: Target, out: Path, settings: Settings = NONE) -> None:
+        def broken(status: int, last: str) -> BuildError:
+            return BuildError(f"target {target}: openvino broke on {model} ({last}); please report it.")
+
+        # A process of its own: a blob holds names that OpenVINO numbers through the life of a process, so that its
+        # bytes would depend on what was compiled before.
+        processes.ask(__name__, str(model), str(target), str(out), json.dumps(dict(settings)), broken=broken)
+
+    def _build(self, model: Path, target: Target, out: Path, settings: Settings = NONE) -> None:
         stream = io.BytesIO()
         self._compile(model, target, settings=settings).export_model(stream)
         out.write_bytes(stream.getvalue())
@@ -104,8 +113,7 @@ class OpenVino(Backend):
     ) -> Any:
         if target.device not in DEVICES:
             raise UsageError(f"target {target}: openvino has no {target.device!r}; it has {', '.join(DEVICES)}.")
-        core = _core()
-        device = target.device.upper()
+        core, device = _core(), target.device.upper()
         if device not in {name.split(".")[0] for name in core.available_devices}:
             raise MissingRuntime(f"target {target}: openvino finds no {device} here; install its driver.")
         # The plugin runs float layers in bf16 by itself where the CPU has it: a figure called FP32 must be FP32.
@@ -213,3 +221,13 @@ def _names(operation: Any) -> list[str]:
     """The names that the layers behind a runtime layer had; what the plugin puts behind a slash is its own."""
     told = [name for name in _told(operation, "originalLayersNames").split(",") if name]
     return [*told, *(name.rpartition("/WithoutBiases")[0] for name in told if "/WithoutBiases" in name)]
+
+
+def main(model: str, target: str, out: str, settings: str) -> None:
+    """The process that builds."""
+
+    def work() -> dict[str, Any]:
+        OpenVino()._build(Path(model), Target.parse(target), Path(out), json.loads(settings))
+        return {}
+
+    processes.answer(work)

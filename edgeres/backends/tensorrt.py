@@ -8,27 +8,23 @@ default allows it. A model with a free batch is compiled for the batches 1 to 32
 """
 
 import ctypes
-import json
-import os
 import re
-import subprocess
 import sys
 import weakref
 from functools import cache
 from importlib import import_module
 from math import prod
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgeres import errors, onnx_io
+from edgeres import locks, onnx_io, processes
 from edgeres.backends import tensorrt_layers
 from edgeres.backends.base import NONE, Availability, Backend, Engine, RuntimeLayer
-from edgeres.errors import BuildError, EdgeresError, InputError, MissingRuntime, UsageError
+from edgeres.errors import BuildError, InputError, MissingRuntime, UsageError
 from edgeres.types import Precision, Settings, Target
 
 CURRENT = "current"
@@ -110,8 +106,8 @@ class TensorRT(Backend):
         """As in `Backend`; an ONNX file needs no GPU where the target names one: the compiler logs its layers."""
         self._check(target)
         if path.suffix == ".onnx" and target.device != CURRENT:
-            with TemporaryDirectory() as folder:
-                return tensorrt_layers.read(self._build(path, target, Path(folder) / "engine"))
+            with locks.scratch() as folder:
+                return tensorrt_layers.read(self._build(path, target, folder / "engine"))
         gpu = _gpu()
         if path.suffix != ".onnx" and isinstance(gpu, str):
             where = f"{self.name} shows its engines on an NVIDIA GPU alone ({gpu})"
@@ -123,18 +119,13 @@ class TensorRT(Backend):
         self._check(target)
         if target.device == CURRENT:
             self._present(target)
+
         # A process of its own: after a failed compilation, the next one in the same process succeeds with the wrong
         # kernels (1.7.1: convolutions in float that should be INT8), and a crash of the compiler stays there.
-        command = [sys.executable, "-m", __name__, str(model), str(target), str(out)]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-            raise BuildError(f"target {target}: the compiler broke on {model} ({last}); please report it.")
-        reply = json.loads(done.stdout.splitlines()[-1])
-        if "error" in reply:
-            raise getattr(errors, reply["error"])(reply["message"])
-        return str(reply["plan"])
+        def broken(status: int, last: str) -> BuildError:
+            return BuildError(f"target {target}: the compiler broke on {model} ({last}); please report it.")
+
+        return str(processes.ask(__name__, str(model), str(target), str(out), broken=broken)["plan"])
 
     def load(
         self,
@@ -151,9 +142,9 @@ class TensorRT(Backend):
         self._check(target)
         gpu = self._present(target)
         trt = _import(self.name)
-        with TemporaryDirectory() as folder:
+        with locks.scratch() as folder:
             if path.suffix == ".onnx":
-                model, path = path, Path(folder) / "engine"
+                model, path = path, folder / "engine"
                 self.build(model, target, path)
             return _Loaded(trt, gpu, path.read_bytes(), target)
 
@@ -358,9 +349,6 @@ def _refusal(target: Target, reason: str, where: str) -> BuildError:
     return BuildError(f"target {target}: {where} is refused: {told}; export the model again or choose another target.")
 
 
-if __name__ == "__main__":
-    try:
-        answer = {"plan": _compile(Path(sys.argv[1]), Target.parse(sys.argv[2]), Path(sys.argv[3]))}
-    except EdgeresError as error:
-        answer = {"error": type(error).__name__, "message": str(error)}
-    sys.stdout.write(f"\n{json.dumps(answer)}\n")
+def main(model: str, target: str, out: str) -> None:
+    """The process that compiles."""
+    processes.answer(lambda: {"plan": _compile(Path(model), Target.parse(target), Path(out))})

@@ -207,25 +207,24 @@ def _quantize_within(
     as_json: bool,
 ) -> None:
     """Quantize with some layers left in float, and measure what those cost where the scheme's runtime is here."""
-    from tempfile import TemporaryDirectory
-
+    from edgeres import locks
     from edgeres.data import open_images
     from edgeres.quantization.sensitivity import within
 
     if stats is None:
         raise UsageError("--max-drop needs statistics of real images; give --data or --stats.")
-    with TemporaryDirectory() as folder:
+    with locks.scratch() as folder:
         found = within(
             model,
             stats,
             out,
-            Path(folder),
+            folder,
             max_drop=max_drop,
             validation=open_images(validation),
             say=progress().say,
             **options,
         )
-        cost = _latencies([Path(folder) / "int8.onnx", out], options["scheme"]) if found.kept else None
+        cost = _latencies([folder / "int8.onnx", out], options["scheme"]) if found.kept else None
     text = f"{out}: top-1 drop {found.after:+.2f} points, {found.before:+.2f} with all layers in INT8"
     text += f"\nin float: {', '.join(found.kept) or 'none'}"
     if cost:

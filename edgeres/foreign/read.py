@@ -9,7 +9,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import external_data_helper
 
-from edgeres import store
+from edgeres import onnx_io, store
 from edgeres.errors import InputError, MissingRuntime, UsageError
 from edgeres.foreign.ends import Classes
 from edgeres.parity import Array
@@ -37,9 +37,12 @@ def read(path: Path) -> Source:
 def _onnx(path: Path) -> Source:
     digests = {"onnx": store.digest(path)}
     try:
+        size = path.stat().st_size
+        onnx_io.refuse(size, path)
         light = onnx.load(path, load_external_data=False)
-        for location in _locations(light):
-            digests[f"data {location}"] = store.digest(_beside(path, location))
+        beside = {location: _beside(path, location) for location in _locations(light)}
+        onnx_io.refuse(size + sum(one.stat().st_size for one in beside.values() if one.exists()), path)
+        digests |= {f"data {location}": store.digest(one) for location, one in beside.items()}
         external_data_helper.load_external_data_for_model(light, str(path.parent))
     except DecodeError:
         raise InputError(f"{path} is not an ONNX model; export it again.") from None

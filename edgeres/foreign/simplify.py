@@ -7,12 +7,12 @@ what does nothing in inference, and moves Transpose out of graphs that were writ
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from edgeres import locks
 from edgeres.canonical import converted
 from edgeres.errors import InputError
 from edgeres.foreign import affine, edges, ends, spell
@@ -120,8 +120,8 @@ def optimised(proto: onnx.ModelProto, where: Path) -> onnx.ModelProto:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 3
-    with TemporaryDirectory() as folder:
-        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+    with locks.scratch() as folder:
+        options.optimized_model_filepath = str(folder / "optimised.onnx")
         try:
             onnxruntime.InferenceSession(
                 proto.SerializeToString(), options, providers=["CPUExecutionProvider"], disabled_optimizers=KEPT_OUT

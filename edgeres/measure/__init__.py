@@ -11,21 +11,17 @@ host to host. A last process of each engine measures its throughput.
 """
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from edgeres import errors
+from edgeres import processes
 from edgeres.errors import EdgeresError
 from edgeres.measure.child import Subject
 from edgeres.measure.summary import Measured, summary
 
 __all__ = ["Measured", "ROUNDS", "Subject", "measure"]
 
-CHILD = "import sys; sys.path[:] = filter(None, sys.path); from edgeres.measure.child import main; main(*sys.argv[1:])"
-"""Without the working folder, whose `queue.py` or `statistics.py` would be imported."""
 ROUNDS = 5
 """Processes of an engine: three leave the interval of the median too narrow, as they differ."""
 
@@ -59,15 +55,9 @@ def measure(
 
 def _in_a_process(task: str, subject: Subject) -> dict[str, Any]:
     request = {**asdict(subject), "path": str(subject.path), "target": str(subject.target)}
-    command = [sys.executable, "-c", CHILD, task, json.dumps(request)]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-    try:
-        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    except (IndexError, ValueError):
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise EdgeresError(
-            f"measuring {subject.path} on {subject.target} died with status {done.returncode}: {last}"
-        ) from None
-    if "error" in answer:
-        raise getattr(errors, answer["error"])(answer["message"])
+
+    def broken(status: int, last: str) -> EdgeresError:
+        return EdgeresError(f"measuring {subject.path} on {subject.target} died with status {status}: {last}")
+
+    answer: dict[str, Any] = processes.ask("edgeres.measure.child", task, json.dumps(request), broken=broken)
     return answer

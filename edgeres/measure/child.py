@@ -2,7 +2,6 @@
 
 import gc
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -13,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres import engines, machine
+from edgeres import engines, machine, processes
 from edgeres.backends import Engine
-from edgeres.errors import EdgeresError, UsageError
+from edgeres.errors import UsageError
 from edgeres.measure import conditions, energy
 from edgeres.types import Settings, Target
 
@@ -145,10 +144,10 @@ def images_per_second(engine: Engine, images: NDArray[np.float32]) -> float:
 
 def main(task: str, request: str) -> None:
     """One engine, one line of JSON: what `latency` or `throughput` found, or the error."""
-    asked = json.loads(request)
-    try:
+
+    def work() -> dict[str, Any]:
+        asked = json.loads(request)
         subject = Subject(**{**asked, "path": Path(asked["path"]), "target": Target.parse(asked["target"])})
-        answer = {"latency": latency, "throughput": throughput}[task](subject)
-    except EdgeresError as error:
-        answer = {"error": type(error).__name__, "message": str(error)}
-    sys.stdout.write(json.dumps(answer) + "\n")
+        return {"latency": latency, "throughput": throughput}[task](subject)
+
+    processes.answer(work)

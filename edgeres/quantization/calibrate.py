@@ -8,13 +8,12 @@ import time
 from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import onnx
 
-from edgeres import backends, engines, onnx_io, store
+from edgeres import backends, engines, locks, onnx_io, store
 from edgeres.data import ImageSet, batches
 from edgeres.errors import InputError
 from edgeres.quantization import equalize, statistics
@@ -108,8 +107,8 @@ def collect(
 ) -> dict[str, TensorStatistics]:
     """The statistics of every tensor that has a role in the graph; for `depths` see `instrument`."""
     found: dict[str, TensorStatistics] = {}
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "instrumented.onnx"
+    with locks.scratch() as folder:
+        path = folder / "instrumented.onnx"
         where, rows, size = _write(graph(), depths, path)
         onnx_io.release()
         engine = engines.load(path, target, streams=0, calibrating=True)

@@ -11,10 +11,10 @@ A search bounds the loss of top-1, which only classification has.
 
 from pathlib import Path
 
-from edgeres import onnx_io, pipeline
+from edgeres import onnx_io, pipeline, store
 from edgeres.data import open_images
 from edgeres.errors import UsageError
-from edgeres.progress import Progress
+from edgeres.progress import Progress, Silent
 from edgeres.recipe import Recipe, TargetPart
 from edgeres.tune.search import FITTED, Trial, Tuned, tune
 from edgeres.types import Precision, Target
@@ -32,10 +32,14 @@ def tune_recipe(
     data = recipe.data
     calibration, validation = open_images(data.calibration), open_images(data.evaluation)
     calibration = calibration.draw(data.samples) if data.samples else calibration
-    model = pipeline.exported(recipe.model, folder / "model.onnx").path
-    if (task := onnx_io.info(model).task) != "classification":
-        raise UsageError(f"{recipe.name} is for {task}; tune holds a bound of top-1, which only classification has.")
-    found = tune(model, target, calibration, validation, folder, max_drop=max_drop, minutes=minutes, progress=progress)
+    told = progress or Silent()
+    with store.filling(folder, told.say):
+        model = pipeline.exported(recipe.model, folder / "model.onnx").path
+        if (task := onnx_io.info(model).task) != "classification":
+            raise UsageError(
+                f"{recipe.name} is for {task}; tune holds a bound of top-1, which only classification has."
+            )
+        found = tune(model, target, calibration, validation, folder, max_drop=max_drop, minutes=minutes, progress=told)
     chosen = found.best.candidate
     part = TargetPart(
         target=str(target),

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from edgeres import backends, engines, evaluate, machine, onnx_io
+from edgeres import backends, engines, evaluate, locks, machine, onnx_io
 from edgeres.data import ImageSet
 from edgeres.errors import EdgeresError
 from edgeres.evaluate import Predictions
@@ -147,12 +146,12 @@ class _Search:
     def _rescued(self, choice: Choice) -> Candidate:
         """The choice with as few layers in float as hold the bound."""
         self.progress.say("every file that is faster than FP32 loses too much; layers are left in float")
-        with TemporaryDirectory() as folder:
+        with locks.scratch() as folder:
             found = within(
                 self.model,
                 self.statistics,
-                Path(folder) / "kept.onnx",
-                Path(folder),
+                folder / "kept.onnx",
+                folder,
                 max_drop=self.max_drop,
                 validation=self.validation,
                 scheme=str(choice.scheme),

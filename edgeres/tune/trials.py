@@ -62,9 +62,7 @@ class Trials:
     def _write(self, line: Mapping[str, Any]) -> None:
         whole = {"key": self.key, **line}
         self._take(whole)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(whole) + "\n")
+        store.append(self.path, json.dumps(whole) + "\n")
 
 
 def key(model: Path, target: str, calibration: str, validation: str, packages: Sequence[str]) -> dict[str, Any]:
