@@ -21,8 +21,9 @@ LAYERS = (
     {"export", "quantization", "measure", "evaluate", "report"},
     {"engines", "foreign"},
     {"backends", "parity"},
-    {"boxes", "data", "models", "onnx_io", "canonical", "machine", "progress", "qdq", "recipe", "gate"},
+    {"boxes", "data", "models", "onnx_io", "canonical", "machine", "progress", "provenance", "qdq", "recipe", "gate"},
     {"store", "schema", "bootstrap", "figures", "labels"},
+    {"signature"},
     {"types"},
     {"errors"},
 )
@@ -43,6 +44,7 @@ HEAVY = {
     "tensorrt": {"backends/tensorrt.py"},
     "tensorrt_rtx": {"backends/tensorrt.py"},
     "mlperf_loadgen": {"loadgen.py"},
+    "cryptography": {"signature.py"},
 }
 """Package -> the files that may import it."""
 BASE = {"numpy", "onnx", "onnx_ir", "google", "PIL", "pydantic", "rich", "tomli", "tomllib", "typer"}

@@ -1,6 +1,7 @@
 """OpenVINO: CPU, GPU and NPU plugins; an engine is the blob that a compiled model exports."""
 
 import io
+import platform
 from collections import deque
 from collections.abc import Iterable, Iterator
 from math import prod
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres import store
+from edgeres import machine, store
 from edgeres.backends.base import NONE, Availability, Backend, Engine, RuntimeLayer
 from edgeres.errors import BuildError, MissingRuntime, UsageError
 from edgeres.types import Settings, Target
@@ -72,6 +73,15 @@ class OpenVino(Backend):
     def scheme(self, target: Target) -> str:
         return "openvino"
 
+    def hardware(self, target: Target) -> str:
+        # OpenVINO's own cache takes a blob of another CPU for none at all; one of a lesser CPU does run.
+        if target.device == "cpu":
+            return " ".join((platform.machine(), *machine.features()))
+        try:
+            return str(_core().get_property(target.device.upper(), "DEVICE_ARCHITECTURE"))
+        except (MissingRuntime, RuntimeError):  # `build` and `load` say what is missing
+            return ""
+
     def build(self, model: Path, target: Target, out: Path, settings: Settings = NONE) -> None:
         stream = io.BytesIO()
         self._compile(model, target, settings=settings).export_model(stream)
@@ -86,11 +96,12 @@ class OpenVino(Backend):
         streams: int = 1,
         calibrating: bool = False,
         settings: Settings = NONE,
+        content: bytes | None = None,
     ) -> Engine:
-        return _Compiled(self._compile(path, target, threads, streams, calibrating, settings), target)
+        return _Compiled(self._compile(path, target, threads, streams, calibrating, settings, content), target)
 
-    def inspect(self, path: Path, target: Target) -> list[RuntimeLayer]:
-        operations = self._compile(path, target).get_runtime_model().get_ordered_ops()
+    def inspect(self, path: Path, target: Target, content: bytes | None = None) -> list[RuntimeLayer]:
+        operations = self._compile(path, target, content=content).get_runtime_model().get_ordered_ops()
         return [_layer(one) for one in operations if _told(one, "layerType") not in ("Const", "Input", "Output")]
 
     def _compile(
@@ -101,6 +112,7 @@ class OpenVino(Backend):
         streams: int = 1,
         calibrating: bool = False,
         settings: Settings = NONE,
+        content: bytes | None = None,
     ) -> Any:
         if target.device not in DEVICES:
             raise UsageError(f"target {target}: openvino has no {target.device!r}; it has {', '.join(DEVICES)}.")
@@ -121,8 +133,9 @@ class OpenVino(Backend):
         config |= settings
         try:
             if path.suffix == ".onnx":
-                return core.compile_model(core.read_model(path), device, config)
-            return core.import_model(path.read_bytes(), device, config)
+                model = core.read_model(path) if content is None else core.read_model(io.BytesIO(content))
+                return core.compile_model(model, device, config)
+            return core.import_model(path.read_bytes() if content is None else content, device, config)
         except RuntimeError as error:
             reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), "no reason given")
             raise BuildError(f"openvino refuses {path} for {device}: {reason.strip()}") from None
