@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from edgeres import backends, locks, onnx_io, store
+from edgeres import backends, locks, onnx_io, signature, store
 from edgeres.backends import Engine, RuntimeLayer
-from edgeres.errors import UsageError
+from edgeres.errors import MissingRuntime, UsageError
 from edgeres.store import Artifact, Sidecar
 from edgeres.types import Settings, Target
 
@@ -29,6 +29,8 @@ def build(
         parameters["batch"] = batch
     if settings:
         parameters["settings"] = dict(settings)
+    if hardware := backend.hardware(target):
+        parameters["hardware"] = hardware
     made_from = {"model": store.digest(model)}
     versions = store.versions("edgeres", *backend.packages)
     sidecar = Sidecar("engine", made_from, parameters, versions, calibration=store.calibration(model))
@@ -65,31 +67,53 @@ def load(
 ) -> Engine:
     """Load an engine, or an ONNX file, for a target.
 
-    An engine is a program: its digest is checked against its sidecar first, and InputError raised where they differ.
-    UsageError where it was built for another target. An ONNX file fits any target, and needs no sidecar.
-    `threads`, `streams`, `calibrating` and `settings` are those of `Backend.load`.
+    An engine is a program: its digest is checked against its sidecar first, and InputError raised where they differ, or
+    where this machine demands a signature (`signature`) and there is none; what is loaded are the bytes that were
+    checked. UsageError where it was built for another target, MissingRuntime where it was by another version of the
+    runtime or for hardware that is not here. An ONNX file fits any target, and needs no sidecar.
+    `threads`, `streams`, `calibrating` and `settings` are those of `Backend.load`; what calibrates is a graph of our
+    own, which nobody signs.
     """
-    _verify(path, target)
+    content = None if calibrating else _verify(path, target)
     return backends.find(target).load(
-        path, target, threads, streams=streams, calibrating=calibrating, settings=settings or {}
+        path, target, threads, streams=streams, calibrating=calibrating, settings=settings or {}, content=content
     )
 
 
 def inspect(path: Path, target: Target) -> list[RuntimeLayer]:
     """What an engine, or an ONNX file once it is compiled, really does, read back from the runtime; as `load`."""
-    _verify(path, target)
-    return backends.find(target).inspect(path, target)
+    return backends.find(target).inspect(path, target, _verify(path, target))
 
 
-def _verify(path: Path, target: Target) -> None:
+def _verify(path: Path, target: Target) -> bytes | None:
+    """The bytes to load; None for an ONNX file where no signatures are demanded, whose weights may lie elsewhere."""
+    if path.suffix == ".onnx" and not signature.trusted():
+        if store.sidecar_path(path).exists():
+            store.verify(path)
+        elif not path.is_file():
+            raise UsageError(f"{path} cannot be read (No such file or directory); check the path.")
+        return None
+    content, sidecar = store.read(path)
     if path.suffix != ".onnx":
-        built_for = store.verify(path).parameters.get("target")
-        if built_for != str(target):
-            raise UsageError(f"{path} was built for {built_for}, not for {target}; change --target or build it again.")
-    elif store.sidecar_path(path).exists():
-        store.verify(path)
-    elif not path.is_file():
-        raise UsageError(f"{path} cannot be read (No such file or directory); check the path.")
+        _fits(path, sidecar or store.verify(path), target)
+    return content
+
+
+def _fits(path: Path, sidecar: Sidecar, target: Target) -> None:
+    """Whether an engine was built for this target, runtime and hardware. Runtimes find out too late, or not at all."""
+    built_for = sidecar.parameters.get("target")
+    if built_for != str(target):
+        raise UsageError(f"{path} was built for {built_for}, not for {target}; change --target or build it again.")
+    backend = backends.find(target)
+    again = f"build it here: `edgeres build MODEL.onnx --target {target} -o {path}`"
+    for package, here in store.versions(*backend.packages).items():
+        built_by = sidecar.versions.get(package, here)
+        if here not in ("absent", built_by):
+            raise MissingRuntime(f"{path} was built by {package} {built_by}, and {here} is installed; {again}.")
+    needed, there = str(sidecar.parameters.get("hardware", "")).split(), backend.hardware(target).split()
+    lacking = [word for word in needed if word not in there]
+    if lacking:
+        raise MissingRuntime(f"{path} was built on hardware with {', '.join(lacking)}, which is not here; {again}.")
 
 
 def packages(target: Target) -> tuple[str, ...]:

@@ -19,7 +19,6 @@ PACKAGES = ("edgeres", "numpy", "onnx", "onnxruntime", "openvino", "tensorrt-rtx
 def describe() -> Machine:
     """This machine, as far as it tells; what it does not tell is an empty value."""
     cpuinfo = _read("/proc/cpuinfo")
-    flags = set(" ".join(re.findall(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)).split())
     named = re.search(r"^(?:model name|Model)\s*:\s*(.*)$", cpuinfo, re.MULTILINE)
     memory = re.search(r"^MemTotal:\s*(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)
     return Machine(
@@ -28,10 +27,17 @@ def describe() -> Machine:
         cpu=named[1].strip() if named else platform.processor(),
         cores=cores(),
         memory_gib=round(int(memory[1]) / 2**20, 1) if memory else 0.0,
-        features=[feature for feature in FEATURES if feature in flags],
+        features=features(),
         python=platform.python_version(),
         packages={name: found for name, found in store.versions(*PACKAGES).items() if found != "absent"},
     )
+
+
+def features() -> list[str]:
+    """Those of `FEATURES` that this CPU has."""
+    lines = re.findall(r"^(?:flags|Features)\s*:(.*)$", _read("/proc/cpuinfo"), re.MULTILINE)
+    flags = set(" ".join(lines).split())
+    return [feature for feature in FEATURES if feature in flags]
 
 
 def cores() -> int:

@@ -13,7 +13,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from edgeres import store
+from edgeres import signature, store
 from edgeres.errors import InputError, UsageError
 from edgeres.types import Preprocess, Task
 
@@ -52,11 +52,13 @@ class ModelInfo:
             raise InputError(f"{where}: the description of the model is damaged ({error}); export again.") from None
 
 
-def load(path: Path) -> onnx.ModelProto:
-    """Read a whole ONNX file; UsageError where it is absent, InputError where it is no ONNX model."""
+def load(path: Path, content: bytes | None = None) -> onnx.ModelProto:
+    """Read a whole ONNX file, or its `content`; UsageError where it is absent, InputError where it is no ONNX model."""
     try:
-        refuse(path.stat().st_size, path)
-        model = onnx.load_model_from_string(path.read_bytes())
+        if content is None:
+            refuse(path.stat().st_size, path)
+            content = path.read_bytes()
+        model = onnx.load_model_from_string(content)
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}); check the path.") from None
     except DecodeError:
@@ -103,7 +105,7 @@ def description(model: onnx.ModelProto, where: Path) -> ModelInfo:
 def info(path: Path) -> ModelInfo:
     """The description of an ONNX file (from its metadata) or of a built engine (from its sidecar)."""
     if path.suffix == ".onnx":
-        return description(load(path), path)
+        return description(load(path, store.read(path)[0] if signature.trusted() else None), path)
     sidecar = store.verify(path)
     return ModelInfo.parse(sidecar.parameters.get("model", {}), store.sidecar_path(path))
 

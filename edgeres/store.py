@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edgeres import locks
+from edgeres import locks, signature
 from edgeres.errors import EdgeresError, InputError, UsageError
 
 T = TypeVar("T")
@@ -117,12 +117,21 @@ def write_json(path: Path, value: object) -> None:
 
 def read_json(path: Path) -> Any:
     """UsageError where the file is absent, InputError where it is not JSON."""
+    return _json(_bytes(path), path)
+
+
+def _json(content: bytes, path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}); check the path.") from None
+        return json.loads(content)
     except ValueError as error:
         raise InputError(f"{path} is not JSON ({error}); make it again.") from None
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}); check the path.") from None
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -177,13 +186,16 @@ def sidecar_path(artifact: Path) -> Path:
 def read_sidecar(artifact: Path) -> Sidecar | None:
     """The sidecar of an artifact, None where it has none; InputError where it is damaged."""
     path = sidecar_path(artifact)
-    if not path.exists():
-        return None
+    return _sidecar(_bytes(path), artifact) if path.exists() else None
+
+
+def _sidecar(content: bytes, artifact: Path) -> Sidecar:
+    path = sidecar_path(artifact)
     try:
-        found = Sidecar(**read_json(path))
+        found = Sidecar(**_json(content, path))
     except TypeError:
         found = None
-    dictionaries = (found.inputs, found.parameters, found.results) if found else ()
+    dictionaries = (found.inputs, found.parameters, found.versions, found.results) if found else ()
     if found is None or not all(isinstance(part, dict) for part in dictionaries):
         raise InputError(f"{path} is not a sidecar of edgeres; make {artifact.name} again.")
     return found
@@ -195,18 +207,29 @@ def calibration(artifact: Path) -> Sequence[str]:
     return found.calibration if found and found.digest == digest(artifact) else ()
 
 
-def verify(artifact: Path) -> Sidecar:
-    """The sidecar of an artifact whose bytes are those that were written; InputError otherwise.
+def read(artifact: Path) -> tuple[bytes, Sidecar | None]:
+    """The bytes of an artifact and its sidecar, if it has one. Use these bytes: the file may change behind a check.
 
-    Called before anything that a runtime would execute is loaded.
+    InputError where the sidecar describes other bytes, or where this machine demands signatures and none that it trusts
+    is of exactly these two files. Called before anything that a runtime would execute is loaded.
     """
-    actual = digest(artifact)
-    found = read_sidecar(artifact)
+    content, beside = _bytes(artifact), sidecar_path(artifact)
+    files = [content, _bytes(beside)] if beside.exists() else [content]
+    digests = [hashlib.sha256(file).hexdigest() for file in files]
+    if keys := signature.trusted():
+        signature.verify(artifact, digests, keys)
+    found = _sidecar(files[1], artifact) if files[1:] else None
+    if found and found.digest != digests[0]:
+        raise InputError(f"{artifact} is not the file that its sidecar describes; build the engine again.")
+    return content, found
+
+
+def verify(artifact: Path) -> Sidecar:
+    """The sidecar of an artifact; InputError where it has none, and as `read`."""
+    _, found = read(artifact)
     if found is None:
         name = sidecar_path(artifact).name
         raise InputError(f"{artifact} has no sidecar {name}; copy that along with it, or build the engine here again.")
-    if actual != found.digest:
-        raise InputError(f"{artifact} is not the file that its sidecar describes; build the engine again.")
     return found
 
 

@@ -1,13 +1,19 @@
 """Engines as files: what stands beside them, when they are made again, and which are refused."""
 
+import platform
+import re
+import shlex
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
-from edgeres import backends, engines, onnx_io, store
-from edgeres.errors import BuildError, InputError, UsageError
+from edgeres import backends, cli, engines, machine, onnx_io, store
+from edgeres.backends import tensorrt
+from edgeres.errors import BuildError, EdgeresError, InputError, MissingRuntime, UsageError
 from edgeres.types import Target
 
 CPU = Target("onnxruntime", "cpu")
@@ -99,6 +105,83 @@ def test_an_onnx_file_needs_no_sidecar_and_fits_any_target(exported: Path, tmp_p
     (tmp_path / "x.onnx").write_bytes(exported.read_bytes())
     for target in (CPU, OPENVINO):
         assert engines.load(tmp_path / "x.onnx", target).input_shape == (None, 3, 32, 32)
+
+
+def edit(engine: Path, **changes: Any) -> None:
+    """Change the sidecar of an engine: a dictionary of it is updated."""
+    path = store.sidecar_path(engine)
+    sidecar = store.read_json(path)
+    for key, values in changes.items():
+        sidecar[key] |= values
+    store.write_json(path, sidecar)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"versions": {"openvino": "2025.0.0"}}, rf"by openvino 2025\.0\.0, and {version('openvino')} is installed"),
+        (
+            {"parameters": {"hardware": "x86_64 avx512_unheard_of"}},
+            "hardware with .*avx512_unheard_of, which is not here",
+        ),
+    ],
+)
+def test_an_engine_of_another_version_or_cpu_is_recognised_and_built_again(
+    changes: dict[str, Any], told: str, exported: Path, blob: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit(blob, **changes)
+    with monkeypatch.context() as patched:
+        for step in ("load", "inspect"):
+            patched.setattr(type(backends.find(OPENVINO)), step, lambda *_, **__: pytest.fail("it was loaded"))
+            with pytest.raises(MissingRuntime, match=f"x.blob was built .*{told}; build it here: `edgeres ") as error:
+                getattr(engines, step)(blob, OPENVINO)
+    (command,) = re.findall("`edgeres (.*)`", str(error.value))
+    assert cli.main(shlex.split(command.replace("MODEL.onnx", str(exported)))) == 0
+    engines.load(blob, OPENVINO)
+
+
+def test_an_engine_of_a_lesser_cpu_is_loaded(blob: Path) -> None:
+    sidecar = store.read_sidecar(blob)
+    assert sidecar is not None
+    assert sidecar.parameters["hardware"].split() == [platform.machine(), *machine.describe().features]
+    edit(blob, parameters={"hardware": platform.machine()})
+    engines.load(blob, OPENVINO)
+
+
+def test_an_onnx_engine_fits_every_version(exported: Path, tmp_path: Path) -> None:
+    """It is the plain ONNX file, which the runtime fuses when it loads it."""
+    out = engines.build(exported, CPU, tmp_path / "x.onnx").path
+    assert out.read_bytes() == exported.read_bytes()
+    edit(out, versions={"onnxruntime": "1.20.0"})
+    engines.load(out, CPU)
+
+
+@pytest.mark.parametrize(
+    ("built", "told"),
+    [
+        ({"versions": {"tensorrt-rtx": "1.6.0"}}, r"was built by tensorrt-rtx 1\.6\.0, and 1\.7\.1 is installed"),
+        ({"parameters": {"hardware": "sm86"}}, "was built on hardware with sm86, which is not here"),
+        ({}, "the engine reached the runtime"),
+    ],
+)
+def test_a_tensorrt_plan_of_another_version_or_gpu_is_never_deserialised(
+    built: dict[str, Any], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Target("tensorrt-rtx", "current")
+    monkeypatch.setattr(tensorrt, "_gpu", lambda: tensorrt.Gpu(None, "RTX 4090", "sm89"))
+    monkeypatch.setattr(store, "versions", lambda *packages: dict.fromkeys(packages, "1.7.1"))
+
+    def load(*_: Any, **__: Any) -> None:
+        raise BuildError("the engine reached the runtime")
+
+    monkeypatch.setattr(tensorrt.TensorRT, "load", load)
+    path, hardware = tmp_path / "x.engine", backends.find(target).hardware(target)
+    parameters = {"target": str(target), "hardware": hardware}
+    sidecar = store.Sidecar("engine", {}, parameters, store.versions("tensorrt-rtx"))
+    store.make(path, sidecar, lambda temporary: temporary.write_bytes(b"plan") and None)
+    edit(path, **built)
+    with pytest.raises(EdgeresError, match=told):
+        engines.load(path, target)
 
 
 def test_the_packages_of_a_target_decide_what_it_computes() -> None:

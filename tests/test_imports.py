@@ -22,8 +22,9 @@ LAYERS = (
     {"export", "quantization", "measure", "evaluate", "report"},
     {"engines", "foreign"},
     {"backends", "parity"},
-    {"boxes", "data", "models", "onnx_io", "canonical", "machine", "progress", "qdq", "recipe", "gate"},
+    {"boxes", "data", "models", "onnx_io", "canonical", "machine", "progress", "provenance", "qdq", "recipe", "gate"},
     {"store", "schema", "bootstrap", "figures", "labels"},
+    {"signature"},
     {"locks", "processes", "types"},
     {"errors"},
 )
@@ -48,6 +49,7 @@ HEAVY = {
     "mlperf_loadgen": {"loadgen.py"},
     "pytest": {"pytest_plugin.py"},
     "asyncssh": {"fleet/ssh.py"},
+    "cryptography": {"signature.py", "fleet/certificates.py"},
 }
 """Package -> the files that may import it."""
 BASE = {"numpy", "onnx", "onnx_ir", "google", "PIL", "pydantic", "rich", "tomli", "tomllib", "typer"}

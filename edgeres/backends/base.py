@@ -117,6 +117,11 @@ class Backend(ABC):
     def scheme(self, target: Target) -> str:
         """The name of the quantization scheme that is best for a target."""
 
+    def hardware(self, target: Target) -> str:
+        """What of this machine an engine built here relies on and the target does not name, as words; "" for nothing.
+        The engine is loaded where all of them are."""
+        return ""
+
     @abstractmethod
     def build(self, model: Path, target: Target, out: Path, settings: Settings = NONE) -> None:
         """Write the engine of an ONNX model; MissingRuntime, UsageError for an unknown device, BuildError.
@@ -134,8 +139,10 @@ class Backend(ABC):
         streams: int = 1,
         calibrating: bool = False,
         settings: Settings = NONE,
+        content: bytes | None = None,
     ) -> Engine:
         """Load an engine, or an ONNX file, which is then compiled in memory. Digests were verified by the caller.
+        `content` are the bytes that were, where the caller kept them: they are loaded, not the file once more.
 
         `threads` None leaves the runtime's own default. They are shared among `streams`, where the runtime can have
         several calls under way: `Engine.streams` says; 0 asks for as many as give the most images a second.
@@ -144,9 +151,9 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def inspect(self, path: Path, target: Target) -> list[RuntimeLayer]:
+    def inspect(self, path: Path, target: Target, content: bytes | None = None) -> list[RuntimeLayer]:
         """The operations of an engine, or of an ONNX file once it is compiled, in order, read back from the runtime.
 
-        Digests were verified by the caller. MissingRuntime, BuildError, UsageError as in `build`, and UsageError
+        `content` as in `load`. MissingRuntime, BuildError, UsageError as in `build`, and UsageError
         where the runtime keeps its operations to itself.
         """

@@ -96,16 +96,18 @@ class OnnxRuntime(Backend):
         streams: int = 1,
         calibrating: bool = False,
         settings: Settings = NONE,
+        content: bytes | None = None,
     ) -> Engine:
         if not streams:
             streams = min(threads or machine.cores(), STREAMS) if target.device == "cpu" else 1
         each = max(1, (threads or machine.cores()) // streams) if streams > 1 else threads
-        return _Session(self._session(path, target, each, settings=settings), _runtime().__version__, each, streams)
+        session = self._session(path, target, each, settings=settings, content=content)
+        return _Session(session, _runtime().__version__, each, streams)
 
-    def inspect(self, path: Path, target: Target) -> list[RuntimeLayer]:
+    def inspect(self, path: Path, target: Target, content: bytes | None = None) -> list[RuntimeLayer]:
         with locks.scratch() as folder:
             optimized = folder / "optimized.onnx"
-            self._session(path, target, None, optimized)
+            self._session(path, target, None, optimized, content=content)
             return _layers(onnx_io.load(optimized).graph)
 
     def _session(
@@ -115,6 +117,7 @@ class OnnxRuntime(Backend):
         threads: int | None,
         optimized: Path | None = None,
         settings: Settings = NONE,
+        content: bytes | None = None,
     ) -> Any:
         """A session on the target's provider; the graph that it runs is written to `optimized`."""
         provider = self._provider(target)
@@ -133,11 +136,13 @@ class OnnxRuntime(Backend):
                 options.graph_optimization_level = _level(value)
             else:
                 options.add_session_config_entry(key, value)
-        types = {tensor.data_type for tensor in onnx_io.load(path).graph.initializer}
+        types = {tensor.data_type for tensor in onnx_io.load(path, content).graph.initializer}
         # It makes INT32 biases whose scale is a product of float16 scales, which underflows: logits of another image.
         harmful = ["WeightBiasQuantization"] if TensorProto.FLOAT16 in types else []
         try:
-            session = onnxruntime.InferenceSession(path, options, providers=[provider], disabled_optimizers=harmful)
+            session = onnxruntime.InferenceSession(
+                path if content is None else content, options, providers=[provider], disabled_optimizers=harmful
+            )
         except Exception as error:  # the binding has an exception type for each of its status codes
             reason = str(error).splitlines()[0]
             if "compiled nodes" in reason:

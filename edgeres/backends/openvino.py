@@ -2,6 +2,7 @@
 
 import io
 import json
+import platform
 from collections import deque
 from collections.abc import Iterable, Iterator
 from math import prod
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres import processes, store
+from edgeres import machine, processes, store
 from edgeres.backends.base import NONE, Availability, Backend, Engine, RuntimeLayer
 from edgeres.errors import BuildError, MissingRuntime, UsageError
 from edgeres.types import Settings, Target
@@ -73,6 +74,15 @@ class OpenVino(Backend):
     def scheme(self, target: Target) -> str:
         return "openvino"
 
+    def hardware(self, target: Target) -> str:
+        # OpenVINO's own cache takes a blob of another CPU for none at all; one of a lesser CPU does run.
+        if target.device == "cpu":
+            return " ".join((platform.machine(), *machine.features()))
+        try:
+            return str(_core().get_property(target.device.upper(), "DEVICE_ARCHITECTURE"))
+        except (MissingRuntime, RuntimeError):  # `build` and `load` say what is missing
+            return ""
+
     def build(self, model: Path, target: Target, out: Path, settings: Settings = NONE) -> None:
         def broken(status: int, last: str) -> BuildError:
             return BuildError(f"target {target}: openvino broke on {model} ({last}); please report it.")
@@ -95,11 +105,12 @@ class OpenVino(Backend):
         streams: int = 1,
         calibrating: bool = False,
         settings: Settings = NONE,
+        content: bytes | None = None,
     ) -> Engine:
-        return _Compiled(self._compile(path, target, threads, streams, calibrating, settings), target)
+        return _Compiled(self._compile(path, target, threads, streams, calibrating, settings, content), target)
 
-    def inspect(self, path: Path, target: Target) -> list[RuntimeLayer]:
-        operations = self._compile(path, target).get_runtime_model().get_ordered_ops()
+    def inspect(self, path: Path, target: Target, content: bytes | None = None) -> list[RuntimeLayer]:
+        operations = self._compile(path, target, content=content).get_runtime_model().get_ordered_ops()
         return [_layer(one) for one in operations if _told(one, "layerType") not in ("Const", "Input", "Output")]
 
     def _compile(
@@ -110,6 +121,7 @@ class OpenVino(Backend):
         streams: int = 1,
         calibrating: bool = False,
         settings: Settings = NONE,
+        content: bytes | None = None,
     ) -> Any:
         if target.device not in DEVICES:
             raise UsageError(f"target {target}: openvino has no {target.device!r}; it has {', '.join(DEVICES)}.")
@@ -129,8 +141,9 @@ class OpenVino(Backend):
         config |= settings
         try:
             if path.suffix == ".onnx":
-                return core.compile_model(core.read_model(path), device, config)
-            return core.import_model(path.read_bytes(), device, config)
+                model = core.read_model(path) if content is None else core.read_model(io.BytesIO(content))
+                return core.compile_model(model, device, config)
+            return core.import_model(path.read_bytes() if content is None else content, device, config)
         except RuntimeError as error:
             reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), "no reason given")
             raise BuildError(f"openvino refuses {path} for {device}: {reason.strip()}") from None

@@ -98,21 +98,26 @@ class TensorRT(Backend):
         # TensorRT for RTX has no INT8 convolutions for Turing: it would compute Q/DQ in float16, slower than without.
         return "fp16" if target == Target("tensorrt-rtx", "sm75") else "tensorrt"
 
+    def hardware(self, target: Target) -> str:
+        gpu = _gpu() if target.device == CURRENT else ""
+        return "" if isinstance(gpu, str) else gpu.capability
+
     def build(self, model: Path, target: Target, out: Path, settings: Settings = NONE) -> None:
         _refuse(self.name, settings)
         self._build(model, target, out)
 
-    def inspect(self, path: Path, target: Target) -> list[RuntimeLayer]:
+    def inspect(self, path: Path, target: Target, content: bytes | None = None) -> list[RuntimeLayer]:
         """As in `Backend`; an ONNX file needs no GPU where the target names one: the compiler logs its layers."""
         self._check(target)
         if path.suffix == ".onnx" and target.device != CURRENT:
             with locks.scratch() as folder:
-                return tensorrt_layers.read(self._build(path, target, folder / "engine"))
+                model = _file(path, content, folder)
+                return tensorrt_layers.read(self._build(model, target, folder / "engine"))
         gpu = _gpu()
         if path.suffix != ".onnx" and isinstance(gpu, str):
             where = f"{self.name} shows its engines on an NVIDIA GPU alone ({gpu})"
             raise MissingRuntime(f"{where}; inspect the ONNX file that {path.name} was built from.")
-        return tensorrt_layers.read(self.load(path, target).plan)
+        return tensorrt_layers.read(self.load(path, target, content=content).plan)
 
     def _build(self, model: Path, target: Target, out: Path) -> str:
         """Write the engine; the layers that the compiler made, in the form of the engine inspector."""
@@ -136,6 +141,7 @@ class TensorRT(Backend):
         streams: int = 1,
         calibrating: bool = False,
         settings: Settings = NONE,
+        content: bytes | None = None,
     ) -> "_Loaded":
         """As in `Backend`; `threads` and `streams` change nothing: the GPU computes, one call after the other."""
         _refuse(self.name, settings)
@@ -144,9 +150,10 @@ class TensorRT(Backend):
         trt = _import(self.name)
         with locks.scratch() as folder:
             if path.suffix == ".onnx":
-                model, path = path, folder / "engine"
+                model, path = _file(path, content, folder), folder / "engine"
                 self.build(model, target, path)
-            return _Loaded(trt, gpu, path.read_bytes(), target)
+                content = None
+            return _Loaded(trt, gpu, path.read_bytes() if content is None else content, target)
 
     def _check(self, target: Target) -> None:
         known = DEVICES[self.name]
@@ -230,6 +237,15 @@ def _context(trt: Any, engine: Any) -> Any:
     config = engine.create_runtime_config()
     config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
     return engine.create_execution_context(config)
+
+
+def _file(path: Path, content: bytes | None, folder: Path) -> Path:
+    """The file to compile: one of the verified content, where there is such."""
+    if content is None:
+        return path
+    made = folder / path.name
+    made.write_bytes(content)
+    return made
 
 
 def _refuse(name: str, settings: Settings) -> None:

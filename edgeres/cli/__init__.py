@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from edgeres.cli import convert, devices, engine, fleet, runs  # noqa: F401  (they register their commands)
+from edgeres.cli import convert, devices, engine, fleet, runs, trust  # noqa: F401  (they register their commands)
 from edgeres.cli.common import BROKEN_PIPE, BUG, FAILED, INTERRUPTED, OK, USAGE, app
 from edgeres.errors import EdgeresError, UsageError
 

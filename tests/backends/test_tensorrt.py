@@ -458,6 +458,12 @@ def test_run_copies_in_computes_and_copies_out(cuda: Cuda, tmp_path: Path) -> No
         engine.run(np.zeros((5, 3, 16, 16), np.float32))
 
 
+def test_code_in_an_engine_is_never_allowed_to_run(cuda: Cuda, tmp_path: Path) -> None:
+    """A plan may carry libraries of its own, which TensorRT loads where this attribute was set."""
+    assert vars(loaded(network(), tmp_path).runtime).keys() == {"deserialize_cuda_engine"}
+    assert "host_code" not in Path(tensorrt.__file__).read_text(encoding="utf-8")
+
+
 def test_every_output_comes_back(cuda: Cuda, tmp_path: Path) -> None:
     model = network(batch=None)
     inner = next(node.output[0] for node in model.graph.node if node.op_type == "Relu")
