@@ -15,21 +15,51 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from edgeres.errors import EdgeresError, InputError, UsageError
 
+TEXT = 1 << 26
+"""Bytes of a text that are read at most: reports, recipes, sidecars, lists."""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A file to read from; UsageError where it is absent, no file (a folder, a pipe, a device) or not allowed."""
+    try:
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is no file")
+        file = path.open("rb")
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise UsageError(f"{path} cannot be read ({getattr(error, 'strerror', error)}); check the path.") from None
+    with file:
+        yield file
+
+
+def read(path: Path, most: int | None = None) -> bytes:
+    """The bytes of a file; UsageError as `opened`, InputError where there are more than `most`."""
+    with opened(path) as file:
+        content = file.read() if most is None else file.read(most + 1)
+    if most is not None and len(content) > most:
+        raise InputError(f"{path} is larger than the {most >> 20} MiB that such a file may have; give a smaller one.")
+    return content
+
+
+def read_text(path: Path, most: int = TEXT) -> str:
+    """The text of a file, UTF-8; UsageError and InputError as `read`, InputError where it is no text."""
+    try:
+        return read(path, most).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} cannot be read as text ({error}); save it as UTF-8.") from None
+
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, in hex; UsageError where there is no such file."""
-    try:
-        made = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                made.update(block)
-        return made.hexdigest()
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}); check the path.") from None
+    """SHA-256 of a file, in hex; UsageError as `opened`."""
+    made = hashlib.sha256()
+    with opened(path) as file:
+        while block := file.read(1 << 20):
+            made.update(block)
+    return made.hexdigest()
 
 
 @contextmanager
@@ -55,9 +85,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise EdgeresError(f"{path} cannot be written ({error.strerror}); make room and run again.") from None
+        raise EdgeresError(f"{path} cannot be written ({error.strerror or error}); make room and run again.") from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -76,10 +104,8 @@ def write_json(path: Path, value: object) -> None:
 def read_json(path: Path) -> Any:
     """UsageError where the file is absent, InputError where it is not JSON."""
     try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}); check the path.") from None
-    except ValueError as error:
+        return json.loads(read(path, TEXT))
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON ({error}); make it again.") from None
 
 
@@ -137,12 +163,16 @@ def read_sidecar(artifact: Path) -> Sidecar | None:
     path = sidecar_path(artifact)
     if not path.exists():
         return None
+    content = read_json(path)
     try:
-        found = Sidecar(**read_json(path))
+        found = Sidecar(**content)
+        dictionaries = (found.inputs, found.parameters, found.results, found.versions)
+        texts = (found.kind, found.digest, *found.calibration)
+        whole = all(isinstance(part, dict) for part in dictionaries) and isinstance(found.calibration, list | tuple)
+        whole = whole and all(isinstance(text, str) for text in texts)
     except TypeError:
-        found = None
-    dictionaries = (found.inputs, found.parameters, found.results) if found else ()
-    if found is None or not all(isinstance(part, dict) for part in dictionaries):
+        whole = False
+    if not whole:
         raise InputError(f"{path} is not a sidecar of edgeres; make {artifact.name} again.")
     return found
 

@@ -22,6 +22,7 @@ LAYERS = (
     {"engines", "foreign"},
     {"backends", "parity"},
     {"boxes", "data", "models", "onnx_io", "canonical", "machine", "progress", "qdq", "recipe", "gate"},
+    {"archive", "limits"},
     {"store", "schema", "bootstrap", "figures", "labels"},
     {"types"},
     {"errors"},

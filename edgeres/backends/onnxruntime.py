@@ -107,7 +107,7 @@ class OnnxRuntime(Backend):
         with TemporaryDirectory() as folder:
             optimized = Path(folder) / "optimized.onnx"
             self._session(path, target, None, optimized)
-            return _layers(onnx_io.load(optimized).graph)
+            return _layers(onnx.load(optimized).graph)
 
     def _session(
         self,

@@ -4,6 +4,7 @@ Nothing heavy is imported before a command needs it, so that `--help` is immedia
 packages that it itself needs.
 """
 
+import errno
 import sys
 import traceback
 from collections.abc import Sequence
@@ -43,6 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(str(error), FAILED)
     except KeyboardInterrupt:
         return _failed("interrupted; run again to go on.", INTERRUPTED)
+    except OSError as error:  # of what nobody opened by name: a folder without permission, a full disk
+        codes = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
+        where = error.filename or "a file or an output"
+        said = f"{where} cannot be used ({error.strerror or error}); check the path, its permissions and the disk."
+        return _failed(said, USAGE if error.errno in codes else FAILED)
+    except MemoryError:
+        return _failed("there is not enough memory for this; use fewer or smaller images, or a larger machine.", FAILED)
     except SystemExit:  # Click's answer to a reader that went away is 1, which says that something regressed
         return BROKEN_PIPE
     except Exception as error:
@@ -59,7 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _failed(sentence: str, code: int) -> int:
-    sys.stderr.write(f"edgeres: {sentence}\n")
+    from edgeres.figures import plain
+
+    sys.stderr.write(f"edgeres: {plain(' '.join(sentence.splitlines()))}\n")
     return code
 
 

@@ -9,7 +9,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import external_data_helper
 
-from edgeres import store
+from edgeres import limits, store
 from edgeres.errors import InputError, MissingRuntime, UsageError
 from edgeres.foreign.ends import Classes
 from edgeres.parity import Array
@@ -37,9 +37,11 @@ def read(path: Path) -> Source:
 def _onnx(path: Path) -> Source:
     digests = {"onnx": store.digest(path)}
     try:
-        light = onnx.load(path, load_external_data=False)
-        for location in _locations(light):
-            digests[f"data {location}"] = store.digest(_beside(path, location))
+        light = onnx.load_model_from_string(store.read(path, limits.FILE))
+        if light.graph.node:
+            limits.check(light, path)
+        for location in limits.external(light):
+            digests[f"data {location}"] = store.digest(path.parent / location)
         external_data_helper.load_external_data_for_model(light, str(path.parent))
     except DecodeError:
         raise InputError(f"{path} is not an ONNX model; export it again.") from None
@@ -49,26 +51,6 @@ def _onnx(path: Path) -> Source:
         raise InputError(f"{path} is not an ONNX model; export it again.")
     packages = ("onnx", "onnx-ir", "onnxruntime")
     return Source(light, lambda classes: _original(light, classes.logits), "the original", digests, packages)
-
-
-def _locations(model: onnx.ModelProto) -> list[str]:
-    """The files that hold tensors of a model."""
-    found = {
-        entry.value
-        for tensor in external_data_helper._get_all_tensors(model)
-        if external_data_helper.uses_external_data(tensor)
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    return sorted(found)
-
-
-def _beside(path: Path, location: str) -> Path:
-    """Where a model's external data lie; InputError outside its folder (ONNX, ExternalData.md: a relative path)."""
-    found, folder = (path.parent / location).resolve(), path.parent.resolve()
-    if not found.is_relative_to(folder) or Path(location).is_absolute() or (found.exists() and not found.is_file()):
-        raise InputError(f"{path}: its external data {location!r} are no file beside it; export it again.")
-    return found
 
 
 def _original(model: onnx.ModelProto, logits: str) -> Run:

@@ -148,7 +148,11 @@ def _tensors(content: object, place: str = "", depth: int = 4) -> Iterator[tuple
 
 
 def _is_weight(value: object) -> bool:
-    return isinstance(value, Tensor) and not value.is_quantized and not value.is_complex()
+    """Whether it is a tensor of plain numbers, all of which the file holds: strides can repeat a few without end."""
+    if not isinstance(value, Tensor) or value.is_quantized or value.is_complex():
+        return False
+    plain = value.layout is torch.strided and value.device.type == "cpu"
+    return plain and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def _chosen(content: object, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
