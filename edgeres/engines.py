@@ -30,7 +30,7 @@ def build(
         parameters["batch"] = batch
     if settings:
         parameters["settings"] = dict(settings)
-    made_from = {"model": store.digest(model)}
+    made_from = {"model": store.source(model)}
     versions = store.versions("edgeres", *backend.packages)
     sidecar = Sidecar("engine", made_from, parameters, versions, calibration=store.calibration(model))
 

@@ -5,6 +5,7 @@ and those of others are held to the same limits; what is left to the runtimes ar
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from math import prod
 from pathlib import Path
@@ -142,19 +143,20 @@ def _location(tensor: TensorProto) -> str:
 def _size(tensor: TensorProto, where: Path) -> int:
     """The bytes that a tensor declares; InputError where those that stand in the file are others."""
     name = tensor.name or "a constant"
+    if tensor.HasField("segment"):
+        raise InputError(f"{where}: {name} is a part of a tensor, which no runtime reads; export it again.")
     if min(tensor.dims, default=0) < 0:
         raise InputError(f"{where}: {name} has the shape {list(tensor.dims)}; export it again.")
     count = prod(tensor.dims)
     if tensor.data_type == TensorProto.STRING:
-        size, whole = count, not _location(tensor) and count == len(tensor.string_data)
+        size, whole = int(count), not _location(tensor) and count == len(tensor.string_data)
     else:
         try:
-            kind = TensorProto.DataType.Name(tensor.data_type)
-            packed = next((bits for bits in (2, 4) if kind.startswith((f"INT{bits}", f"UINT{bits}", f"FLOAT{bits}"))), 0)
-            bits = packed or 8 * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+            few = re.fullmatch(r"(?:U?INT|FLOAT)([24])(?:E.*)?", TensorProto.DataType.Name(tensor.data_type))
+            bits = int(few[1]) if few else 8 * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
         except (KeyError, ValueError, TypeError):
             raise InputError(f"{where}: {name} is of the unknown type {tensor.data_type}; export it again.") from None
-        size = (count * bits + 7) // 8
+        size = int((count * bits + 7) // 8)
         if _location(tensor):
             return size
         whole = size == len(tensor.raw_data) if tensor.HasField("raw_data") else _typed(tensor, count)

@@ -46,7 +46,7 @@ class ModelInfo:
             if task not in get_args(Task):
                 raise ValueError(f"there is no task {task!r}")
             outputs = int(values["outputs"])
-            if outputs < 1 or len(classes) not in (0, outputs) or not all(isinstance(name, str) for name in classes):
+            if outputs < 0 or len(classes) not in (0, outputs) or not all(isinstance(name, str) for name in classes):
                 raise ValueError(f"{outputs} outputs have {len(classes)} names")
             return cls(str(values["arch"]), preprocess, outputs, classes, task)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -64,6 +64,9 @@ def load(path: Path) -> onnx.ModelProto:
         counts = f"{len(model.graph.input)} inputs and {len(model.graph.output)} outputs"
         raise InputError(f"{path} has {counts}; edgeres takes networks with one image input.")
     limits.check(model, path, strict=True)
+    batch, *sides = input_shape(model) or (None,)
+    if len(sides) != 3 or batch == 0 or not all(sides):
+        raise InputError(f"{path} does not take images (N, 3, H, W) of one size; export it again.")
     return model
 
 

@@ -183,6 +183,15 @@ def calibration(artifact: Path) -> Sequence[str]:
     return found.calibration if found and found.digest == digest(artifact) else ()
 
 
+def source(artifact: Path) -> str:
+    """`digest` of a file that a step reads; InputError where it has a sidecar that is of other bytes: damaged."""
+    found, actual = read_sidecar(artifact), digest(artifact)
+    if found and found.digest != actual:
+        name = sidecar_path(artifact).name
+        raise InputError(f"{artifact} is not the file that {name} describes; make it again, or remove {name}.")
+    return actual
+
+
 def verify(artifact: Path) -> Sidecar:
     """The sidecar of an artifact whose bytes are those that were written; InputError otherwise.
 

@@ -16,6 +16,9 @@ from edgeres.cli import convert, engine, runs  # noqa: F401  (they register thei
 from edgeres.cli.common import BROKEN_PIPE, BUG, FAILED, INTERRUPTED, OK, USAGE, app
 from edgeres.errors import EdgeresError, UsageError
 
+LONGEST = 1000
+"""Characters of a sentence that are shown: names in it are as long as a file likes."""
+
 
 def _version(wanted: bool) -> None:
     if wanted:
@@ -69,7 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _failed(sentence: str, code: int) -> int:
     from edgeres.figures import plain
 
-    sys.stderr.write(f"edgeres: {plain(' '.join(sentence.splitlines()))}\n")
+    said = plain(" ".join(sentence.splitlines()))
+    said = said if len(said) <= LONGEST else f"{said[: LONGEST // 2]} ... {said[-LONGEST // 2 :]}"
+    sys.stderr.write(f"edgeres: {said}\n")
     return code
 
 

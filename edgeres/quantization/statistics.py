@@ -50,7 +50,7 @@ class TensorStatistics:
     ) -> "TensorStatistics":
         """The statistics of N images: some of their values; extremes, mean and largest magnitude of all, (N, C) each.
 
-        ValueError where a value is NaN or infinite.
+        ValueError where a value is NaN or infinite, or so large that means cannot be summed.
         """
         low, high = float(minima.min()) + 0.0, float(maxima.max()) + 0.0  # + 0.0: there is but one zero
         if not np.isfinite(low + high) or not np.isfinite(means).all():
@@ -65,11 +65,13 @@ class TensorStatistics:
         index = bins.astype(np.intp)
         index += BINS
         counts = np.bincount(index, minlength=2 * BINS)
-        sums = np.rint(means.astype(np.float64) * _FRACTION).astype(np.int64).sum(0)
-        return cls(low, high, exponent, counts, sums, peaks.max(0), len(samples))
+        scaled = np.rint(means.astype(np.float64) * _FRACTION)
+        _summable(np.abs(scaled).sum(0))
+        return cls(low, high, exponent, counts, scaled.astype(np.int64).sum(0), peaks.max(0), len(samples))
 
     def __add__(self, other: "TensorStatistics") -> "TensorStatistics":
-        """The statistics of both sets of images."""
+        """The statistics of both sets of images; ValueError as `of`."""
+        _summable(np.abs(self.sums.astype(np.float64)) + np.abs(other.sums.astype(np.float64)))
         exponent = max(self.exponent, other.exponent)
         counts = self._coarser(exponent) + other._coarser(exponent)
         low, high = min(self.low, other.low), max(self.high, other.high)
@@ -109,6 +111,12 @@ class TensorStatistics:
     def means(self) -> NDArray[np.float64]:
         """The mean of each channel, (C,)."""
         return self.sums / (_FRACTION * self.images)
+
+
+def _summable(magnitudes: NDArray[np.float64]) -> None:
+    """ValueError where int64 would wrap around: at means of 2**43, those of no trained network."""
+    if magnitudes.max() >= 2.0**63:
+        raise ValueError("larger than any trained network's")
 
 
 Statistics = Mapping[str, TensorStatistics]

@@ -24,4 +24,6 @@ def render(report: Report) -> str:
 
 def _safe(value: float | str | None) -> float | str | None:
     """A spreadsheet would run text that starts like a formula (OWASP, "CSV injection")."""
-    return f"'{value}" if isinstance(value, str) and re.match(r"[=+\-@\t\r\n＝＋－＠]", value) else value
+    return (
+        f"'{value}" if isinstance(value, str) and re.match("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]", value) else value
+    )

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from random import Random
@@ -12,7 +13,17 @@ Mutation = Callable[[Random, bytes], bytes]
 
 NUMBERS = (0, 1, -1, 2, 127, 255, 256, 65535, 2**31 - 1, 2**31, 2**32, 2**40, 2**62, 2**63 - 1, -(2**63))
 """Integers around which programs break."""
-TEXTS = ("", "\0", "../../etc/passwd", "/dev/zero", "=1+1", "<script>", "\x1b[2J", "\N{SNOWMAN} \N{GRINNING FACE}", "a" * 5000)
+TEXTS = (
+    "",
+    "\0",
+    "../../etc/passwd",
+    "/dev/zero",
+    "=1+1",
+    "<script>",
+    "\x1b[2J",
+    "\N{SNOWMAN} \N{GRINNING FACE}",
+    "a" * 5000,
+)
 VALUES = (None, True, 0, -1, 1e308, -1e-320, 2**70, float("nan"), float("inf"), [], {}, [[]], *TEXTS)
 TOKENS = (
     *("null", "-1", "0", "1e999", "NaN", "-Infinity", "[]", "{}", '""', '"\\u0000"', "true", "9" * 400, "[" * 3000),
@@ -125,8 +136,6 @@ def members(inner: Mutation) -> Mutation:
             parts.append((name, random.choice((body, bytes(1 << 22), inner(random, body)))))
         made = io.BytesIO()
         packed = random.choice((zipfile.ZIP_STORED, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
-        import warnings
-
         with warnings.catch_warnings(), zipfile.ZipFile(made, "w", packed) as archive:
             warnings.simplefilter("ignore")
             for part, body in parts:
@@ -142,7 +151,14 @@ def numpy_array(random: Random, content: bytes) -> bytes:
     head, body = content[:end], content[end:]
     if random.randrange(2):
         return head + blind(random, body)
-    swaps = ((b"<i8", b"<u8"), (b"<f4", b"<i4"), (b"<f8", b"<c8"), (b"False", b"True "), (b"|u1", b"|O1"), (b"(", b"(0,"))
+    swaps = (
+        (b"<i8", b"<u8"),
+        (b"<f4", b"<i4"),
+        (b"<f8", b"<c8"),
+        (b"False", b"True "),
+        (b"|u1", b"|O1"),
+        (b"(", b"(0,"),
+    )
     old, new = random.choice(swaps)
     return head.replace(old, new) + body if old in head else blind(random, head) + body
 
@@ -197,15 +213,20 @@ def _change(random: Random, message: Any, field: Any, messages: list[Any]) -> No
         if kind == 1 and len(values):
             del values[random.randrange(len(values))]
         elif field.message_type is not None:
-            values.add().CopyFrom(random.choice(alike)) if alike else values.add()
+            values.add().ParseFromString(_taken(random, alike))
         elif len(values) and random.randrange(2):
             values[random.randrange(len(values))] = _scalar(random, field, messages)
         else:
             values.append(_scalar(random, field, messages))
     elif field.message_type is not None:
-        getattr(message, field.name).CopyFrom(random.choice(alike)) if alike else message.ClearField(field.name)
+        getattr(message, field.name).ParseFromString(_taken(random, alike))
     else:
         setattr(message, field.name, _scalar(random, field, messages))
+
+
+def _taken(random: Random, alike: list[Any]) -> bytes:
+    """A message as bytes: protobuf does not bear being copied into a part of itself."""
+    return bytes(random.choice(alike).SerializeToString()) if alike else b""
 
 
 def _scalar(random: Random, field: Any, messages: list[Any]) -> Any:

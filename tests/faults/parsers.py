@@ -96,7 +96,7 @@ def _own(path: Path) -> object:
 
     model = onnx_io.load(path)
     info = onnx_io.description(model, path)
-    place.remembered(model)
+    place.remembered(model, path)
     graph = Graph.of(model, path)
     return sorted(prepare(graph, {}, info.preprocess, True).roles)
 
@@ -211,26 +211,24 @@ PARSERS: dict[str, Parser] = {
 def make(folder: Path) -> None:
     """Write whole files of every kind: a ResNet-8 with random weights, and what edgeres makes of it."""
     import torch
-    from report.example import solar
+    from safetensors.torch import save_file
 
     from edgeres.export import export
     from edgeres.models.resnet import build
     from edgeres.quantization.calibrate import calibrate
     from edgeres.quantization.quantize import quantize
-    from safetensors.torch import save_file
 
-    random = np.random.default_rng(0)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_light(folder)
     torch.manual_seed(0)
-    model = build("resnet8_torch", 10).eval()
-    state = model.state_dict()
+    state = build("resnet8_torch", 10).eval().state_dict()
     torch.save({"epoch": 3, "state_dict": state}, folder / "weights.pth")
     torch.save(state, folder / "old.pth", _use_new_zipfile_serialization=False)
     save_file(state, folder / "model.safetensors", {"arch": "resnet8_torch", "classes": json.dumps(CLASSES)})
     save_file(state, folder / "part.safetensors")
     told = {"metadata": {}, "weight_map": dict.fromkeys(state, "part.safetensors")}
     store.write_json(folder / "model.safetensors.index.json", told)
-    pretrained = {"input_size": [3, 32, 32], "crop_pct": 0.9, "mean": [0.5] * 3, "std": [0.2] * 3, "crop_mode": "center"}
+    normal = {"mean": [0.5] * 3, "std": [0.2] * 3}
+    pretrained = {"input_size": [3, 32, 32], "crop_pct": 0.9, "crop_mode": "center", **normal}
     timm = {"architecture": "resnet8_torch", "num_classes": 10, "model_args": {}, "pretrained_cfg": pretrained}
     store.write_json(folder / "timm" / "config.json", {**timm, "label_names": CLASSES})
     labels = {"id2label": {str(index): name for index, name in enumerate(CLASSES)}}
@@ -242,7 +240,23 @@ def make(folder: Path) -> None:
     small = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(3136, 5))
     torch.export.save(torch.export.export(small.eval(), (torch.zeros(1, 3, 30, 30),)), folder / "program.pt2")
 
-    pixels = random.integers(0, 256, (6, 40, 36, 3), np.uint8)
+    images = open_images(folder / "images.npz")
+    own = export(folder / "weights.pth", folder / "model.onnx", "resnet8_torch", classes=CLASSES, images=images).path
+    stats = calibrate(own, images, folder / "model.stats").path
+    quantize(own, stats, folder / "int8.onnx", scheme="onnxruntime")
+    evaluate.evaluate(own, HERE, images, folder / "predictions.npz")
+    engines.build(own, Target("openvino", "cpu"), folder / "engine.blob")
+    theirs = onnx.load(own)
+    del theirs.metadata_props[:]
+    onnx.save(theirs, folder / "theirs.onnx", save_as_external_data=True, location="theirs.bin", size_threshold=4096)
+
+
+def make_light(folder: Path) -> None:
+    """Write those files that take no network."""
+    from report.example import solar
+
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 40, 36, 3), np.uint8)
     for index, one in enumerate(pixels[:3]):
         Image.fromarray(one).save(folder / f"{index}.png")
     for kind in ("png", "jpg", "webp", "bmp", "tif", "ppm", "gif"):
@@ -252,21 +266,11 @@ def make(folder: Path) -> None:
     (folder / "list.csv").write_text("\n".join(["# root = .", "path,sha256,label", *rows, ""]))
     (folder / "classes.txt").write_text("\n".join(CLASSES))
 
-    images = open_images(folder / "images.npz")
-    own = export(folder / "weights.pth", folder / "model.onnx", "resnet8_torch", classes=CLASSES, images=images).path
-    stats = calibrate(own, images, folder / "model.stats").path
-    quantize(own, stats, folder / "int8.onnx", scheme="onnxruntime")
-    evaluate.evaluate(own, HERE, images, folder / "predictions.npz")
-    engines.build(own, Target("openvino", "cpu"), folder / "engine.blob")
     (folder / "solar.blob").write_bytes(b"an engine")
-    described = {"model": onnx_io.info(own).to_json(), "target": "openvino:cpu"}
+    described = {"model": onnx_io.ModelInfo("resnet8", SIDE, 10, CLASSES).to_json(), "target": "openvino:cpu"}
     made = store.Sidecar("engine", {"model": "0" * 64}, described, {"edgeres": "0"}, {}, ["1" * 64])
     made = replace(made, digest=store.digest(folder / "solar.blob"))
     store.write_json(folder / "solar.blob.json", vars(made))
-    theirs = onnx.load(own)
-    del theirs.metadata_props[:]
-    onnx.save(theirs, folder / "theirs.onnx", save_as_external_data=True, location="theirs.bin", size_threshold=4096)
-
     (folder / "recipe.toml").write_text(
         'name = "solar"\n[model]\nweights = "weights.pth"\narch = "resnet8_torch"\nclasses = ["a", "b"]\nopset = 19\n'
         'preprocess = { resize = 40, crop = 32 }\n[data]\ncalibration = "a"\nevaluation = "b"\nsamples = 64\n'
