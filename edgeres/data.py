@@ -12,23 +12,31 @@ import hashlib
 import io
 import os
 import re
+import warnings
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from edgeres import labels
-from edgeres.errors import InputError, MissingRuntime, UsageError
+from edgeres import archive, labels, store
+from edgeres.errors import EdgeresError, InputError, MissingRuntime, UsageError
 from edgeres.types import Batch, Preprocess
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif"}
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "PPM", "GIF")
+"""Of Pillow's readers those of SUFFIXES: some of the others start programs or read documents."""
+PIXELS = PIL.Image.MAX_IMAGE_PIXELS or 1 << 26
+FILE, LIST = 1 << 29, 1 << 28
+"""Most pixels of an image, and bytes of its file and of a manifest."""
+warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)  # such images are refused here
 CHUNK = 8
 """At most so many images are decoded as one piece of work: small ones take less time than handing them over."""
 
@@ -51,26 +59,36 @@ class ImageSet:
         """The file's bytes; InputError where it is gone, or not the file that the manifest recorded."""
         path = self.root / self.names[index]
         try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise InputError(f"image {path} cannot be read ({error.strerror}); mend or remove it.") from None
+            content = store.read(path, FILE)
+        except UsageError as error:
+            raise InputError(f"image {str(error).partition(';')[0]}; mend or remove it.") from None
         recorded = self.digests[index]
         if recorded and hashlib.sha256(content).hexdigest() != recorded:
             raise InputError(f"image {path} is not the one recorded in {self.source}; restore it or draw again.")
         return content
 
     def image(self, index: int) -> PIL.Image.Image:
-        """One decoded RGB image; InputError where it cannot be decoded."""
+        """One decoded RGB image; InputError where it cannot be decoded, or has more than PIXELS."""
         if self.pixels is not None:
             return PIL.Image.fromarray(self.pixels[index])
         content = self.read(index)
         try:
-            with PIL.Image.open(io.BytesIO(content)) as image:
+            with PIL.Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                if image.width * image.height > PIXELS:
+                    raise ValueError(f"it has {image.width} x {image.height} pixels, {PIXELS:,} are the most")
                 return _rgb(image)
         except Exception as error:  # each of PIL's readers has its own
             path = self.root / self.names[index]
             reason = "of no known format" if isinstance(error, PIL.UnidentifiedImageError) else error
             raise InputError(f"image {path} cannot be decoded ({reason}); mend or remove it.") from None
+
+    def cropped(self, index: int, preprocess: Preprocess) -> NDArray[np.uint8]:
+        """One image as the network takes it, uint8 (crop, crop, 3); InputError as `image`, and where it is so long and
+        thin that it would have more than PIXELS."""
+        try:
+            return _cropped(self.image(index), preprocess)
+        except ValueError as error:
+            raise InputError(f"image {self.root / self.names[index]} {error}; cut or remove it.") from None
 
     @cached_property
     def digest(self) -> str:
@@ -154,11 +172,7 @@ def open_images(source: Path) -> ImageSet:
 
 
 def _folder(root: Path) -> ImageSet:
-    def fail(error: OSError) -> None:
-        raise InputError(f"{error.filename} cannot be read ({error.strerror}); mend or remove it.") from None
-
-    found = (Path(folder, file) for folder, _, files in os.walk(root, onerror=fail, followlinks=True) for file in files)
-    paths = [path.relative_to(root) for path in found if path.suffix.lower() in SUFFIXES]
+    paths = [path.relative_to(root) for path in _files(root) if path.suffix.lower() in SUFFIXES]
     names = tuple(sorted(path.as_posix() for path in paths))
     if not names:
         raise InputError(f"{root} holds no images ({', '.join(sorted(SUFFIXES))}); check the folder.")
@@ -168,16 +182,33 @@ def _folder(root: Path) -> ImageSet:
     return ImageSet(root, root, names, labels, (None,) * len(names))
 
 
+def _files(root: Path) -> Iterator[Path]:
+    """Every file below a folder, through links too; InputError where a folder is met twice: its images would count
+    twice, or for ever."""
+
+    def fail(error: OSError) -> None:
+        raise UsageError(f"{error.filename} cannot be read ({error.strerror}); mend or remove it.") from None
+
+    met: dict[tuple[int, int], str] = {}
+    for folder, _, files in os.walk(root, onerror=fail, followlinks=True):
+        here = os.stat(folder)
+        if (first := met.setdefault((here.st_dev, here.st_ino), folder)) != folder:
+            raise InputError(f"{folder} is {first} once more; remove the link, or its images count twice.")
+        yield from (Path(folder, file) for file in files)
+
+
 def _manifest(source: Path) -> ImageSet:
+    lines = re.split("\r\n|\r|\n", store.read_text(source, LIST))
     try:
-        lines = source.read_text(encoding="utf-8-sig").splitlines()
         rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
         raise InputError(f"{source} cannot be read as text ({error}); make the manifest again.") from None
     roots = [found[1] for line in lines if (found := re.match(r"#\s*root\s*=\s*(.+?)\s*$", line))]
     if not rows or not {"path", "sha256", "label"} <= set(rows[0]) or not all(row["path"] for row in rows):
         raise InputError(f"{source} is no manifest: it needs the columns path, sha256, label and a row an image.")
     rows.sort(key=lambda row: row["path"])
+    if twice := next((one["path"] for one, other in pairwise(rows) if one["path"] == other["path"]), None):
+        raise InputError(f"{source} lists {twice} twice; make the manifest again.")
     root = _root(roots[0], source) if roots else source.parent
     names, digests = tuple(row["path"] for row in rows), tuple((row["sha256"] or "").lower() or None for row in rows)
     return ImageSet(source, root, names, tuple(row["label"] or None for row in rows), digests)
@@ -199,8 +230,10 @@ def _root(text: str, source: Path) -> Path:
 
 def _arrays(source: Path) -> ImageSet:
     try:
-        with np.load(source, allow_pickle=False) as arrays:
-            images, given = arrays["images"], arrays["labels"]
+        arrays = archive.arrays(source)
+        images, given = arrays["images"], arrays["labels"]
+    except EdgeresError:
+        raise
     except Exception as error:  # zipfile, zlib and numpy each have their own
         raise InputError(f"{source} has no arrays `images` and `labels` ({error}); make it again.") from None
     shaped = images.ndim == 4 and images.shape[3] == 3 and images.size and given.shape[:1] == images.shape[:1]
@@ -241,6 +274,8 @@ def _cropped(image: PIL.Image.Image, preprocess: Preprocess) -> NDArray[np.uint8
         size = (max(1, round(width / (edge / resize))), max(1, round(height / (edge / resize))))
     else:
         size = (resize * width // edge, resize * height // edge)
+    if size[0] * size[1] > PIXELS:
+        raise ValueError(f"of {width} x {height} pixels would be resized to {size[0]} x {size[1]}")
     if size != image.size:
         image = image.resize(size, PIL.Image.Resampling[preprocess.interpolation.upper()])
     offset = [(side - crop) / 2 for side in image.size]
@@ -273,7 +308,7 @@ def batches(
     workers, chunk = min(8, os.cpu_count() or 1), min(size, CHUNK)
 
     def decode(indices: range) -> NDArray[np.float32]:
-        return _normalised([_cropped(images.image(index), preprocess) for index in indices], preprocess)
+        return _normalised([images.cropped(index, preprocess) for index in indices], preprocess)
 
     pool = ThreadPoolExecutor(workers, "decode")
     try:

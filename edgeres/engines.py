@@ -31,7 +31,7 @@ def build(
         parameters["settings"] = dict(settings)
     if hardware := backend.hardware(target):
         parameters["hardware"] = hardware
-    made_from = {"model": store.digest(model)}
+    made_from = {"model": store.source(model)}
     versions = store.versions("edgeres", *backend.packages)
     sidecar = Sidecar("engine", made_from, parameters, versions, calibration=store.calibration(model))
 
@@ -93,7 +93,7 @@ def _verify(path: Path, target: Target) -> bytes | None:
         elif not path.is_file():
             raise UsageError(f"{path} cannot be read (No such file or directory); check the path.")
         return None
-    content, sidecar = store.read(path)
+    content, sidecar = store.checked(path)
     if path.suffix != ".onnx":
         _fits(path, sidecar or store.verify(path), target)
     return content

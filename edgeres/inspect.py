@@ -14,7 +14,7 @@ from rich.text import Text
 from edgeres import backends, engines, lint, machine, onnx_io, qdq, store
 from edgeres.backends import RuntimeLayer
 from edgeres.errors import BuildError
-from edgeres.figures import MISSING
+from edgeres.figures import MISSING, plain
 from edgeres.lint import Finding
 from edgeres.qdq import CONVERSIONS, Network
 from edgeres.types import Target
@@ -200,11 +200,11 @@ def show(inspection: Inspection, console: Console) -> None:
         sizes = [_bytes(layer.weight_bytes), _count(layer.macs), _percent(layer.share)] if weighted else ["—"] * 3
         kernel = f"in {layer.within}" if layer.within else layer.kernel
         cells = [layer.name, layer.precision, kernel or "", *sizes]
-        grid.add_row(*map(Text, cells), style="" if weighted else "dim")
+        grid.add_row(*(Text(plain(cell)) for cell in cells), style="" if weighted else "dim")
     console.print(grid)
     console.print()
     for line in totals(inspection):
-        console.print(Text(line))
+        console.print(Text(plain(line)))
     groups: dict[tuple[str, str, str], list[str]] = {}
     for finding in inspection.findings or ():
         groups.setdefault((finding.problem, finding.advice, finding.evidence), []).append(finding.node)
@@ -212,7 +212,7 @@ def show(inspection: Inspection, console: Console) -> None:
         source = " (a rule, not seen in the engine)" if evidence == "rule" and not inspection.refused else ""
         console.print()
         for text, indent in ((f"{', '.join(nodes)}:", ""), (f"{problem}{source}; {advice}.", "    ")):
-            lines = textwrap.wrap(text, max(console.width - len(indent), 20), break_on_hyphens=False)
+            lines = textwrap.wrap(plain(text), max(console.width - len(indent), 20), break_on_hyphens=False)
             console.print(Text(textwrap.indent("\n".join(lines), indent)))
 
 

@@ -13,8 +13,8 @@ import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from edgeres import signature, store
-from edgeres.errors import InputError, UsageError
+from edgeres import limits, signature, store
+from edgeres.errors import InputError
 from edgeres.types import Preprocess, Task
 
 PREFIX = "edgeres."
@@ -47,25 +47,28 @@ class ModelInfo:
             classes, task = tuple(values["classes"]), values.get("task", "classification")
             if task not in get_args(Task):
                 raise ValueError(f"there is no task {task!r}")
-            return cls(str(values["arch"]), preprocess, int(values["outputs"]), classes, task)
-        except (KeyError, TypeError, ValueError) as error:
+            outputs = int(values["outputs"])
+            if outputs < 0 or len(classes) not in (0, outputs) or not all(isinstance(name, str) for name in classes):
+                raise ValueError(f"{outputs} outputs have {len(classes)} names")
+            return cls(str(values["arch"]), preprocess, outputs, classes, task)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(f"{where}: the description of the model is damaged ({error}); export again.") from None
 
 
 def load(path: Path, content: bytes | None = None) -> onnx.ModelProto:
-    """Read a whole ONNX file, or its `content`; UsageError where it is absent, InputError where it is no ONNX model."""
+    """Read a whole ONNX file, or its `content`; UsageError where it is absent, InputError where it is no ONNX model, or not
+    within `edgeres.limits`."""
     try:
-        if content is None:
-            refuse(path.stat().st_size, path)
-            content = path.read_bytes()
-        model = onnx.load_model_from_string(content)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}); check the path.") from None
+        model = onnx.load_model_from_string(store.read(path, limits.FILE) if content is None else content)
     except DecodeError:
         raise InputError(f"{path} is not an ONNX model; export it again.") from None
     if len(model.graph.input) != 1 or not model.graph.output:
         counts = f"{len(model.graph.input)} inputs and {len(model.graph.output)} outputs"
         raise InputError(f"{path} has {counts}; edgeres takes networks with one image input.")
+    limits.check(model, path, strict=True)
+    batch, *sides = input_shape(model) or (None,)
+    if len(sides) != 3 or batch == 0 or not all(sides):
+        raise InputError(f"{path} does not take images (N, 3, H, W) of one size; export it again.")
     return model
 
 
@@ -98,14 +101,14 @@ def description(model: onnx.ModelProto, where: Path) -> ModelInfo:
         raise InputError(f"{where} says nothing of its preprocessing; make it with `edgeres export`.")
     try:
         return ModelInfo.parse({key: json.loads(value) for key, value in stored.items()}, where)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: the description of the model is damaged ({error}); export again.") from None
 
 
 def info(path: Path) -> ModelInfo:
     """The description of an ONNX file (from its metadata) or of a built engine (from its sidecar)."""
     if path.suffix == ".onnx":
-        return description(load(path, store.read(path)[0] if signature.trusted() else None), path)
+        return description(load(path, store.checked(path)[0] if signature.trusted() else None), path)
     sidecar = store.verify(path)
     return ModelInfo.parse(sidecar.parameters.get("model", {}), store.sidecar_path(path))
 

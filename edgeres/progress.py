@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from edgeres.figures import plain
+
 
 class Progress(Protocol):
     """Something that shows steps. `step` is entered for a piece of work of `total` units, None where that is not known,
@@ -39,10 +41,16 @@ class Terminal:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         rate = TextColumn("{task.fields[rate]}")
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            rate,
+            TimeRemainingColumn(),
+        )
         hidden = not self.console.is_terminal
         with Progress(*columns, console=self.console, transient=True, disable=hidden) as bars:
-            task = bars.add_task(title, total=total, rate="")
+            task = bars.add_task(plain(title), total=total, rate="")
 
             def advance(done: int) -> None:
                 bars.advance(task, done)
@@ -52,4 +60,4 @@ class Terminal:
             yield advance
 
     def say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False)
+        self.console.print(plain(text), highlight=False, markup=False)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from edgeres import store
-from edgeres.errors import InputError, UsageError
+from edgeres.errors import InputError
 from edgeres.types import Precision, Target, Task
 
 if sys.version_info >= (3, 11):
@@ -110,10 +110,8 @@ class Recipe(Part):
 def read(path: Path) -> Recipe:
     """Read a recipe, paths from its own folder on; UsageError where it is absent, InputError where it is wrong."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}); check the path.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        content = tomllib.loads(store.read_text(path))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(f"{path} is not TOML ({error}).") from None
     try:
         recipe = Recipe.model_validate({"name": path.stem, **content})

@@ -14,24 +14,53 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from edgeres import locks, signature
 from edgeres.errors import EdgeresError, InputError, UsageError
 
 T = TypeVar("T")
+TEXT = 1 << 26
+"""Bytes of a text that are read at most: reports, recipes, sidecars, lists."""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A file to read from; UsageError where it is absent, no file (a folder, a pipe, a device) or not allowed."""
+    try:
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is no file")
+        file = path.open("rb")
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise UsageError(f"{path} cannot be read ({getattr(error, 'strerror', error)}); check the path.") from None
+    with file:
+        yield file
+
+
+def read(path: Path, most: int | None = None) -> bytes:
+    """The bytes of a file; UsageError as `opened`, InputError where there are more than `most`."""
+    with opened(path) as file:
+        content = file.read() if most is None else file.read(most + 1)
+    if most is not None and len(content) > most:
+        raise InputError(f"{path} is larger than the {most >> 20} MiB that such a file may have; give a smaller one.")
+    return content
+
+
+def read_text(path: Path, most: int = TEXT) -> str:
+    """The text of a file, UTF-8; UsageError and InputError as `read`, InputError where it is no text."""
+    try:
+        return read(path, most).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} cannot be read as text ({error}); save it as UTF-8.") from None
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, in hex; UsageError where there is no such file."""
-    try:
-        made = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                made.update(block)
-        return made.hexdigest()
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}); check the path.") from None
+    """SHA-256 of a file, in hex; UsageError as `opened`."""
+    made = hashlib.sha256()
+    with opened(path) as file:
+        while block := file.read(1 << 20):
+            made.update(block)
+    return made.hexdigest()
 
 
 @contextmanager
@@ -54,9 +83,8 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
             temporary.replace(path)
             _flush(path.parent)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise _refusal(path, error) from None
+            why = error.strerror or error  # NumPy's own says how much was written
+            raise EdgeresError(f"{path} cannot be written ({why}); make room and run again.") from None
 
 
 @contextmanager
@@ -117,21 +145,14 @@ def write_json(path: Path, value: object) -> None:
 
 def read_json(path: Path) -> Any:
     """UsageError where the file is absent, InputError where it is not JSON."""
-    return _json(_bytes(path), path)
+    return _json(read(path, TEXT), path)
 
 
 def _json(content: bytes, path: Path) -> Any:
     try:
         return json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON ({error}); make it again.") from None
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}); check the path.") from None
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -186,17 +207,20 @@ def sidecar_path(artifact: Path) -> Path:
 def read_sidecar(artifact: Path) -> Sidecar | None:
     """The sidecar of an artifact, None where it has none; InputError where it is damaged."""
     path = sidecar_path(artifact)
-    return _sidecar(_bytes(path), artifact) if path.exists() else None
+    return _sidecar(read(path, TEXT), artifact) if path.exists() else None
 
 
 def _sidecar(content: bytes, artifact: Path) -> Sidecar:
     path = sidecar_path(artifact)
+    values = _json(content, path)
     try:
-        found = Sidecar(**_json(content, path))
+        found = Sidecar(**values)
+        dictionaries = (found.inputs, found.parameters, found.results, found.versions)
+        whole = all(isinstance(part, dict) for part in dictionaries) and isinstance(found.calibration, list | tuple)
+        whole = whole and all(isinstance(text, str) for text in (found.kind, found.digest, *found.calibration))
     except TypeError:
-        found = None
-    dictionaries = (found.inputs, found.parameters, found.versions, found.results) if found else ()
-    if found is None or not all(isinstance(part, dict) for part in dictionaries):
+        whole = False
+    if not whole:
         raise InputError(f"{path} is not a sidecar of edgeres; make {artifact.name} again.")
     return found
 
@@ -207,14 +231,23 @@ def calibration(artifact: Path) -> Sequence[str]:
     return found.calibration if found and found.digest == digest(artifact) else ()
 
 
-def read(artifact: Path) -> tuple[bytes, Sidecar | None]:
+def source(artifact: Path) -> str:
+    """`digest` of a file that a step reads; InputError where it has a sidecar that is of other bytes: damaged."""
+    found, actual = read_sidecar(artifact), digest(artifact)
+    if found and found.digest != actual:
+        name = sidecar_path(artifact).name
+        raise InputError(f"{artifact} is not the file that {name} describes; make it again, or remove {name}.")
+    return actual
+
+
+def checked(artifact: Path) -> tuple[bytes, Sidecar | None]:
     """The bytes of an artifact and its sidecar, if it has one. Use these bytes: the file may change behind a check.
 
     InputError where the sidecar describes other bytes, or where this machine demands signatures and none that it trusts
     is of exactly these two files. Called before anything that a runtime would execute is loaded.
     """
-    content, beside = _bytes(artifact), sidecar_path(artifact)
-    files = [content, _bytes(beside)] if beside.exists() else [content]
+    content, beside = read(artifact), sidecar_path(artifact)
+    files = [content, read(beside, TEXT)] if beside.exists() else [content]
     digests = [hashlib.sha256(file).hexdigest() for file in files]
     if keys := signature.trusted():
         signature.verify(artifact, digests, keys)
@@ -225,8 +258,8 @@ def read(artifact: Path) -> tuple[bytes, Sidecar | None]:
 
 
 def verify(artifact: Path) -> Sidecar:
-    """The sidecar of an artifact; InputError where it has none, and as `read`."""
-    _, found = read(artifact)
+    """The sidecar of an artifact; InputError where it has none, and as `checked`."""
+    _, found = checked(artifact)
     if found is None:
         name = sidecar_path(artifact).name
         raise InputError(f"{artifact} has no sidecar {name}; copy that along with it, or build the engine here again.")

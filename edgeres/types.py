@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from edgeres.errors import InputError, UsageError
 
+LARGEST = 1 << 13
+"""Pixels of a side that an image may be resized to."""
 Settings = Mapping[str, str]
 """Options of a runtime by its own names."""
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
@@ -52,6 +54,8 @@ class Preprocess:
             raise InputError(f"{where}: mean and std take three numbers each, std above zero.")
         if not (type(made.crop) is type(made.resize) is int and 0 < made.crop <= made.resize):
             raise InputError(f"{where}: crop {made.crop} must lie between 1 and resize {made.resize}; change one.")
+        if made.resize > LARGEST:
+            raise InputError(f"{where}: resize {made.resize} is more than {LARGEST} pixels; give a smaller one.")
         for field, choices in (("interpolation", get_args(Interpolation)), ("crop_mode", get_args(CropMode))):
             if (value := getattr(made, field)) not in choices:
                 raise InputError(f"{where}: there is no {field} {value!r}; there are {', '.join(choices)}.")

@@ -23,6 +23,7 @@ LAYERS = (
     {"engines", "foreign"},
     {"backends", "parity"},
     {"boxes", "data", "models", "onnx_io", "canonical", "machine", "progress", "provenance", "qdq", "recipe", "gate"},
+    {"archive", "limits"},
     {"store", "schema", "bootstrap", "figures", "labels"},
     {"signature"},
     {"locks", "processes", "types"},

@@ -136,7 +136,7 @@ def test_a_recipe_that_is_absent_or_no_text_is_named(tmp_path: Path) -> None:
         recipe.read(tmp_path)
     path = written(tmp_path, SHORT)
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match=r"small\.toml is not TOML"):
+    with pytest.raises(InputError, match=r"small\.toml cannot be read as text"):
         recipe.read(path)
 
 

@@ -108,7 +108,7 @@ class OnnxRuntime(Backend):
         with locks.scratch() as folder:
             optimized = folder / "optimized.onnx"
             self._session(path, target, None, optimized, content=content)
-            return _layers(onnx_io.load(optimized).graph)
+            return _layers(onnx.load(optimized).graph)
 
     def _session(
         self,
@@ -177,7 +177,7 @@ def _level(name: str) -> Any:
 class _Session(Engine):
     def __init__(self, session: Any, version: str, threads: int | None, streams: int) -> None:
         self.session, self.streams = session, streams
-        (given,) = session.get_inputs()
+        given = session.get_inputs()[0]
         self.given, self.outputs = given.name, tuple(taken.name for taken in session.get_outputs())
         n, *rest = given.shape
         self.input_shape = (n if isinstance(n, int) else None, *rest)
@@ -205,7 +205,10 @@ class _Session(Engine):
             pool.shutdown(cancel_futures=True)
 
     def _run(self, images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        found: list[NDArray[np.float32]] = self.session.run(None, {self.given: images})
+        try:
+            found: list[NDArray[np.float32]] = self.session.run(None, {self.given: images})
+        except Exception as error:  # as where a session is made
+            raise BuildError(f"onnxruntime cannot run the engine: {str(error).splitlines()[0]}") from None
         return found
 
 

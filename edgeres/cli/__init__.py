@@ -4,6 +4,7 @@ Nothing heavy is imported before a command needs it, so that `--help` is immedia
 packages that it itself needs.
 """
 
+import errno
 import sys
 import traceback
 from collections.abc import Sequence
@@ -14,6 +15,9 @@ import typer
 from edgeres.cli import convert, devices, engine, fleet, runs, trust  # noqa: F401  (they register their commands)
 from edgeres.cli.common import BROKEN_PIPE, BUG, FAILED, INTERRUPTED, OK, USAGE, app
 from edgeres.errors import EdgeresError, UsageError
+
+LONGEST = 1000
+"""Characters of a sentence that are shown: names in it are as long as a file likes."""
 
 
 def _version(wanted: bool) -> None:
@@ -43,6 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(str(error), FAILED)
     except KeyboardInterrupt:
         return _failed("interrupted; run again to go on.", INTERRUPTED)
+    except OSError as error:  # of what nobody opened by name: a folder without permission, a full disk
+        codes = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
+        where = error.filename or "a file or an output"
+        said = f"{where} cannot be used ({error.strerror or error}); check the path, its permissions and the disk."
+        return _failed(said, USAGE if error.errno in codes else FAILED)
+    except MemoryError:
+        return _failed("there is not enough memory for this; use fewer or smaller images, or a larger machine.", FAILED)
     except SystemExit:  # Click's answer to a reader that went away is 1, which says that something regressed
         return BROKEN_PIPE
     except Exception as error:
@@ -59,7 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _failed(sentence: str, code: int) -> int:
-    sys.stderr.write(f"edgeres: {sentence}\n")
+    from edgeres.figures import plain
+
+    said = plain(" ".join(sentence.splitlines()))
+    said = said if len(said) <= LONGEST else f"{said[: LONGEST // 2]} ... {said[-LONGEST // 2 :]}"
+    sys.stderr.write(f"edgeres: {said}\n")
     return code
 
 

@@ -27,7 +27,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 
 
 def show(text: str, values: dict[str, Any], as_json: bool) -> None:
-    typer.echo(json.dumps(values, indent=2) if as_json else text)
+    say(json.dumps(values, indent=2) if as_json else text)
+
+
+def say(text: str) -> None:
+    """Names in it come from files: none reaches a terminal as it is."""
+    from edgeres.figures import plain
+
+    typer.echo(plain(text))
 
 
 def unchanged(made: Any) -> str:

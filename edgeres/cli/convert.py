@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from edgeres.cli.common import AsJson, Images, Model, Out, Samples, app, progress, show, unchanged
-from edgeres.errors import UsageError
+from edgeres.cli.common import AsJson, Images, Model, Out, Samples, app, progress, say, show, unchanged
+from edgeres.errors import InputError, UsageError
 
 
 @app.command()
@@ -98,7 +98,7 @@ def export(
 def calibrate(model: Model, data: Images, out: Out, samples: Samples = None) -> None:
     """Collect the activation statistics that `quantize --stats` reads."""
     made = _calibrate(model, data, samples, out)
-    typer.echo(f"{out}: statistics of {made.sidecar.results['images']} images{unchanged(made)}")
+    say(f"{out}: statistics of {made.sidecar.results['images']} images{unchanged(made)}")
 
 
 @app.command()
@@ -192,7 +192,7 @@ def _calibrate(model: Path, data: Path, samples: int | None, out: Path) -> Any:
     images = open_images(data)
     chosen = images.draw(samples) if samples else images
     if samples and samples > len(images):
-        typer.echo(f"{data} holds {len(images)} images; all of them are used.", err=True)
+        progress().say(f"{data} holds {len(images)} images; all of them are used.")
     with progress().step("calibrate", len(chosen)) as advance:
         return step(model, chosen, out, advance)
 
@@ -263,11 +263,11 @@ def _table(sizes: Mapping[str, Any]) -> str:
 
 
 def _lines(path: Path | None) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8-sig") if path else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read as text ({error}); check --classes.") from None
-    names = [line.strip() for line in text.splitlines() if line.strip()]
-    if path and not names:
-        raise UsageError(f"{path} holds no class names; give one name a line.")
+    from edgeres import store
+
+    if path is None:
+        return []
+    names = [line.strip() for line in store.read_text(path).splitlines() if line.strip()]
+    if not names:
+        raise InputError(f"{path} holds no class names; give one name a line.")
     return names

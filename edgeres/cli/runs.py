@@ -17,6 +17,7 @@ from edgeres.cli.common import (
     Threads,
     app,
     progress,
+    say,
     show,
 )
 from edgeres.errors import UsageError
@@ -86,7 +87,7 @@ def run(
 
         report = pipeline.run(recipe, out, progress())
     if as_json:
-        typer.echo(report.model_dump_json(indent=2))
+        say(report.model_dump_json(indent=2))
     else:
         from rich.console import Console
 
@@ -117,7 +118,7 @@ def report(
     loaded = reports.load(folder)
     for path in out or []:
         reports.write(loaded, path)
-        typer.echo(str(path))
+        say(str(path))
     if not out:
         from rich.console import Console
 
@@ -196,9 +197,11 @@ def accept(
         from rich.console import Console
         from rich.table import Table
 
+        from edgeres.figures import plain
+
         table = Table("cell", "metric", "old", "new", box=None, pad_edge=False)
         for change in changes:
-            table.add_row(*change)
+            table.add_row(*map(plain, change))
         Console(markup=False, highlight=False).print(table if changes else "No figure changes.")
     baseline.write(found, out)
     rows = [dict(zip(("cell", "metric", "old", "new"), change, strict=True)) for change in changes]

@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres import engines, labels, machine, onnx_io, store
+from edgeres import archive, engines, labels, machine, onnx_io, store
 from edgeres.data import ImageSet, batches
-from edgeres.errors import BuildError, InputError, UsageError
+from edgeres.errors import BuildError, EdgeresError, InputError, UsageError
 from edgeres.onnx_io import ModelInfo
 from edgeres.store import Artifact, Sidecar
 from edgeres.types import Settings, Target, Task
@@ -141,14 +141,20 @@ def predictions(path: Path) -> Predictions:
     """Read what `evaluate` wrote; UsageError where it is absent, InputError where it is damaged."""
     if not path.is_file():
         raise UsageError(f"there are no predictions at {path}; make them with `edgeres eval`.")
+    sidecar = store.read_sidecar(path)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            names, classes = (tuple(map(str, arrays[key])) for key in ("names", "classes"))
-            task: Any = str(arrays["task"])
-            found = Predictions(arrays["outputs"], arrays["labels"], names, classes, str(arrays["dataset"]), task)
+        if sidecar and sidecar.digest != store.digest(path):
+            raise ValueError("it is not the file that its sidecar describes")
+        arrays = archive.arrays(path)
+        names, classes = (tuple(map(str, arrays[key])) for key in ("names", "classes"))
+        task: Any = str(arrays["task"])
+        found = Predictions(arrays["outputs"], arrays["labels"], names, classes, str(arrays["dataset"]), task)
+        if task not in get_args(Task) or not len(found.outputs) == len(found.labels) == len(names):
+            raise ValueError("not one answer and one label an image")
+    except EdgeresError:
+        raise
     except Exception as error:  # zipfile, zlib and numpy each have their own
         raise InputError(f"{path} is not a predictions file ({error}); evaluate again.") from None
-    sidecar = store.read_sidecar(path)
     return replace(found, images_per_second=sidecar.results.get("images_per_second") if sidecar else None)
 
 

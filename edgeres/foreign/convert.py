@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from edgeres.canonical import canonical
-from edgeres.errors import InputError
+from edgeres.errors import EdgeresError, InputError
 from edgeres.foreign import ends
 from edgeres.foreign.affine import Affine
 from edgeres.foreign.simplify import simplify
@@ -36,6 +36,16 @@ def convert(
     InputError, which names node and operator, where the graph holds what edgeres does not handle, where it is no
     classifier of one RGB image, or takes no such batch; UsageError for a size that is missing or not the graph's.
     """
+    try:
+        return _converted(proto, where, size, batch, opset)
+    except EdgeresError:
+        raise
+    except Exception as error:  # graphs of others fail anywhere in the libraries that rewrite them
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(f"{where} is no graph that edgeres understands ({reason}); export it again.") from None
+
+
+def _converted(proto: onnx.ModelProto, where: Path, size: int | None, batch: int | None, opset: int) -> Converted:
     graph = _shaped(proto)
     image, classes = ends.image(graph, size, where), ends.classes(graph, where)
 
@@ -75,7 +85,9 @@ def _any_batch(model: onnx.ModelProto, side: int) -> bool:
         together = session.run(None, {"input": given})[0]
     except Exception:  # whatever a runtime says of a batch that does not fit
         return False
-    return together.shape == alone.shape and bool(np.abs(together - alone).max() <= 1e-3 * np.abs(alone).max())
+    finite = np.isfinite(alone).all() and np.isfinite(together).all()  # what is not has no difference
+    same = together.shape == alone.shape and bool(finite)
+    return same and bool(np.abs(together - alone).max() <= 1e-3 * np.abs(alone).max())
 
 
 def _outputs(model: onnx.ModelProto, where: Path) -> int:

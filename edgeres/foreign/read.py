@@ -9,7 +9,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import external_data_helper
 
-from edgeres import onnx_io, store
+from edgeres import limits, onnx_io, store
 from edgeres.errors import InputError, MissingRuntime, UsageError
 from edgeres.foreign.ends import Classes
 from edgeres.parity import Array
@@ -37,11 +37,11 @@ def read(path: Path) -> Source:
 def _onnx(path: Path) -> Source:
     digests = {"onnx": store.digest(path)}
     try:
-        size = path.stat().st_size
-        onnx_io.refuse(size, path)
-        light = onnx.load(path, load_external_data=False)
-        beside = {location: _beside(path, location) for location in _locations(light)}
-        onnx_io.refuse(size + sum(one.stat().st_size for one in beside.values() if one.exists()), path)
+        light = onnx.load_model_from_string(store.read(path, limits.FILE))
+        if light.graph.node:
+            limits.check(light, path)
+        beside = {location: path.parent / location for location in limits.external(light)}
+        onnx_io.refuse(sum(one.stat().st_size for one in (path, *beside.values())), path)
         digests |= {f"data {location}": store.digest(one) for location, one in beside.items()}
         external_data_helper.load_external_data_for_model(light, str(path.parent))
     except DecodeError:
@@ -52,26 +52,6 @@ def _onnx(path: Path) -> Source:
         raise InputError(f"{path} is not an ONNX model; export it again.")
     packages = ("onnx", "onnx-ir", "onnxruntime")
     return Source(light, lambda classes: _original(light, classes.logits), "the original", digests, packages)
-
-
-def _locations(model: onnx.ModelProto) -> list[str]:
-    """The files that hold tensors of a model."""
-    found = {
-        entry.value
-        for tensor in external_data_helper._get_all_tensors(model)
-        if external_data_helper.uses_external_data(tensor)
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    return sorted(found)
-
-
-def _beside(path: Path, location: str) -> Path:
-    """Where a model's external data lie; InputError outside its folder (ONNX, ExternalData.md: a relative path)."""
-    found, folder = (path.parent / location).resolve(), path.parent.resolve()
-    if not found.is_relative_to(folder) or Path(location).is_absolute() or (found.exists() and not found.is_file()):
-        raise InputError(f"{path}: its external data {location!r} are no file beside it; export it again.")
-    return found
 
 
 def _original(model: onnx.ModelProto, logits: str) -> Run:

@@ -1,5 +1,6 @@
 """Trained weights as people keep them: found in files and folders, and matched to the table of architectures."""
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -121,7 +122,7 @@ def _files(path: Path) -> list[Path]:
     if not parts or not all(isinstance(name, str) and Path(name).name == name for name in parts):
         raise InputError(f"{path} does not list files beside it in `weight_map`; save the checkpoint again.")
     names = sorted(set(parts))
-    if absent := [name for name in names if not (path.parent / name).is_file()]:
+    if absent := [name for name in names if not os.path.isfile(path.parent / name)]:
         raise InputError(f"{path} lists {absent[0]}, which is not beside it; get the whole checkpoint.")
     return [path.parent / name for name in names]
 
@@ -148,7 +149,11 @@ def _tensors(content: object, place: str = "", depth: int = 4) -> Iterator[tuple
 
 
 def _is_weight(value: object) -> bool:
-    return isinstance(value, Tensor) and not value.is_quantized and not value.is_complex()
+    """Whether it is a tensor of plain numbers, all of which the file holds: strides can repeat a few without end."""
+    if not isinstance(value, Tensor) or value.is_quantized or value.is_complex():
+        return False
+    plain = value.layout is torch.strided and value.device.type == "cpu"
+    return plain and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def _chosen(content: object, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:

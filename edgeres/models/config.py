@@ -43,7 +43,7 @@ def stored(metadata: Mapping[str, str], where: Path) -> Config:
     def parsed(key: str) -> Any:
         try:
             return json.loads(metadata.get(key) or "null")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{where}: the stored `{key}` is not JSON ({error}); save it again.") from None
 
     classes = parsed("classes") or []
@@ -75,7 +75,7 @@ def beside(folder: Path) -> Config:
         if "architecture" in config:
             return _timm(config, path)
         return _transformers(config, folder) if "model_type" in config else Config()
-    except (AttributeError, KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
         raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); save it again.") from None
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from edgeres.errors import InputError
+from edgeres import archive, store
+from edgeres.errors import EdgeresError, InputError
 
 
 class Ignored:
@@ -52,14 +53,23 @@ BESIDE = _stand_ins(
 their code runs: each name stands for one of ours. A file with any other object is refused."""
 
 
+def inspect(path: Path) -> None:
+    """Look at an archive before torch does, which holds no member against its checksum. It keeps members as they are,
+    so that none can unpack to more than the file. UsageError where there is no file, any other exception where it is
+    not whole; nothing where it is no archive."""
+    with store.opened(path) as file:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as opened:
+                archive.check(opened, path.stat().st_size)
+                if damaged := opened.testzip():
+                    raise zipfile.BadZipFile(f"{damaged} is not what was written")
+
+
 def read(path: Path) -> Any:
     """What `torch.save` wrote; InputError where it is damaged, or holds other objects than tensors, plain values and
     those of `BESIDE`."""
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if damaged := archive.testzip():  # torch does not look
-                    raise zipfile.BadZipFile(f"{damaged} is not what was written")
+        inspect(path)
         with warnings.catch_warnings(), torch.serialization.safe_globals(BESIDE):
             warnings.simplefilter("ignore")  # of what is then refused
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -70,6 +80,8 @@ def read(path: Path) -> Any:
             f"{path} is refused: it holds pickled objects{named}, which can run code, or is damaged; "
             "save `model.state_dict()` alone, or .safetensors."
         ) from None
+    except EdgeresError:
+        raise
     except Exception as error:  # a damaged file fails anywhere in torch's reader
         if "TorchScript" in str(error):
             raise InputError(

@@ -11,6 +11,8 @@ import logging
 import os
 import re
 import warnings
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
@@ -23,7 +25,8 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from edgeres.errors import InputError, MissingRuntime
+from edgeres.errors import EdgeresError, InputError, MissingRuntime
+from edgeres.models import pickled
 
 MEMBER = re.compile(
     r"models/model\.json|data/sample_inputs/model\.pt|data/weights/(model_weights_config\.json|weight_\d+)"
@@ -62,17 +65,9 @@ class Program:
         onnxscript."""
         if find_spec("onnxscript") is None:
             raise MissingRuntime("a .pt2 file needs onnxscript; `pip install onnxscript`.")
-        from torch.export.pt2_archive._package import load_pt2
-
-        _inspect(path)
-        try:
-            with _trusting_nothing(), _silent():
-                # `torch.export.load` would try an older format next, with another zip reader.
-                program = load_pt2(str(path)).exported_programs["model"]
-                exported = torch.onnx.export(program, dynamo=True, verbose=False)
-        except Exception as error:  # a damaged or unknown program fails anywhere in torch
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise InputError(f"{path} cannot be read ({reason}); save it again.") from None
+        with _reading(path):
+            program = load(path)
+            exported = torch.onnx.export(program, dynamo=True, verbose=False)
         assert exported is not None
         self.model: onnx.ModelProto = exported.model_proto
         self.module = program.module()
@@ -82,10 +77,34 @@ class Program:
             return np.asarray(self.module(torch.from_numpy(images)).numpy())
 
 
+def load(path: Path) -> torch.export.ExportedProgram:
+    """InputError as `Program`."""
+    from torch.export.pt2_archive._package import load_pt2
+
+    _inspect(path)
+    with _reading(path):
+        # `torch.export.load` would try an older format next, with another zip reader.
+        return load_pt2(str(path)).exported_programs["model"]
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """A damaged or unknown program fails anywhere in torch."""
+    try:
+        with _trusting_nothing(), _silent():
+            yield
+    except EdgeresError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(f"{path} cannot be read ({reason}); save it again.") from None
+
+
 def _inspect(path: Path) -> None:
     """InputError where a file holds anything else than `torch.export.save` writes of operators of ATen, plain
     expressions and plain tensors."""
     try:
+        pickled.inspect(path)
         reader = torch._C.PyTorchFileReader(str(path))
         members = reader.get_all_records()
         strings = [
@@ -94,7 +113,7 @@ def _inspect(path: Path) -> None:
             if name.endswith(".json")
             for key, value in _strings(json.loads(reader.get_record(name)))
         ]
-    except (OSError, RuntimeError, ValueError):
+    except (OSError, RuntimeError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error):
         raise InputError(f"{path} is no program of torch.export; save it with `torch.export.save`.") from None
     for member in members:
         if not MEMBER.fullmatch(member):

@@ -79,7 +79,7 @@ def calibrate(
         seconds = {"equalize": middle - start, "collect": time.perf_counter() - middle}
         return {"images": len(images), "runtime": str(target), "seconds": seconds}
 
-    made_from = {"model": store.digest(model), "images": images.digest}
+    made_from = {"model": store.source(model), "images": images.digest}
     parameters, versions = {"bins": statistics.BINS}, store.versions("edgeres", target.backend)
     sidecar = Sidecar("statistics", made_from, parameters, versions, calibration=images.contents)
     return store.make(out, sidecar, write)
@@ -119,10 +119,11 @@ def collect(
             for name, row in rows.items():
                 try:
                     seen = row.statistics(chunk)
-                except ValueError:
+                    whole = found[name] + seen if name in found else seen
+                except ValueError as error:
                     shown = ", ".join(images.names[first : first + CHUNK])
-                    raise InputError(f"{where}: {name} is NaN or infinite on {shown}; mend the weights.") from None
-                found[name] = found[name] + seen if name in found else seen
+                    raise InputError(f"{where}: {name} is {error} on {shown}; mend the weights.") from None
+                found[name] = whole
             progress(len(chunk))
     return found
 

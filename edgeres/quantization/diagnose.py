@@ -26,14 +26,15 @@ def diagnose(model: Path, quantized: Path, images: ImageSet) -> list[TensorError
     exact, found = onnx_io.load(model), onnx_io.load(quantized)
     info = onnx_io.description(exact, model)
     graph = Graph.of(exact, model)
-    scales = place.remembered(found)
+    scales = place.remembered(found, quantized)
     pairs = {node.input[0] for node in found.graph.node if node.op_type == "DequantizeLinear"}
     outputs = [value.name for value in exact.graph.output]
     names = [name for name in graph.roles if f"{name}.q" in pairs]
     floats = [name for name in outputs if name not in names]
     pair = [place.ends(name, outputs) for name in names]
+    store.source(quantized)
     sidecar = store.read_sidecar(quantized)
-    other = sidecar is not None and sidecar.inputs.get("model") != store.digest(model)
+    other = sidecar is not None and sidecar.inputs.get("model") != store.source(model)
     if other or not names or onnx_io.description(found, quantized) != info:
         raise InputError(f"{quantized} is not a Q/DQ file that edgeres made of {model}; quantize again.")
     sums = {name: np.zeros(3) for name in [*names, *floats]}
@@ -44,6 +45,8 @@ def diagnose(model: Path, quantized: Path, images: ImageSet) -> list[TensorError
         before, after = [*both[: len(names)], *both[2 * len(names) :]], both[len(names) :]
         for name, wanted, given, rounded in zip([*names, *floats], reference, before, after, strict=True):
             if name in scales:
+                if len(scales[name]) != wanted.shape[1]:
+                    raise InputError(f"{quantized}: its scales are not of {name}; quantize again.")
                 wanted = wanted / scales[name].reshape(1, -1, *(1,) * (wanted.ndim - 2))
             sums[name] += [_power(wanted), _power(rounded - wanted), _power(rounded - given)]
             now = np.abs(wanted).max(axis=(0, *range(2, wanted.ndim)))

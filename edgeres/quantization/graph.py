@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
+from edgeres import limits
 from edgeres.errors import InputError
 
 WEIGHTED = ("Conv", "Gemm")
@@ -132,19 +133,7 @@ class Graph:
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every activation tensor of floats; a free batch counts as 1."""
-        light = onnx.ModelProto(ir_version=self.model.ir_version, opset_import=self.model.opset_import)
-        light.graph.name = self.model.graph.name
-        light.graph.node.extend(self.model.graph.node)
-        light.graph.input.extend(self.model.graph.input)
-        light.graph.output.extend(self.model.graph.output)
-        for tensor in self.model.graph.initializer:
-            # Weights by their shapes alone: inference copies what it is given, several times. Vectors may say how large
-            # a tensor becomes, as the scales of Resize do.
-            if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) > 1:
-                light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-            else:
-                light.graph.initializer.append(tensor)
-        graph = onnx.shape_inference.infer_shapes(light).graph
+        graph = onnx.shape_inference.infer_shapes(limits.without_weights(self.model)).graph
         return {
             value.name: tuple(side.dim_value or 1 for side in value.type.tensor_type.shape.dim)
             for value in [*graph.input, *graph.value_info, *graph.output]

@@ -4,6 +4,7 @@ import base64
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
+from edgeres.errors import InputError
 from edgeres.quantization.equalize import Scales
 from edgeres.quantization.graph import Graph, rebuilt
 from edgeres.quantization.schemes import Scheme
@@ -78,10 +80,16 @@ def remember(model: onnx.ModelProto, scales: Scales) -> None:
         model.metadata_props.add(key=SCALES, value=json.dumps(packed))
 
 
-def remembered(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
-    """What `remember` wrote."""
+def remembered(model: onnx.ModelProto, where: Path) -> dict[str, NDArray[np.float32]]:
+    """What `remember` wrote; InputError naming `where` if it is something else."""
     stored = next((entry.value for entry in model.metadata_props if entry.key == SCALES), "{}")
-    return {name: np.frombuffer(base64.b64decode(text), "<f4") for name, text in json.loads(stored).items()}
+    try:
+        found = {name: np.frombuffer(base64.b64decode(text), "<f4") for name, text in json.loads(stored).items()}
+        if not all((values > 0).all() and np.isfinite(values).all() for values in found.values()):
+            raise ValueError("not above zero")
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{where}: the scales of its channels are damaged ({error}); quantize again.") from None
+    return found
 
 
 class _Writer:

@@ -70,7 +70,7 @@ def quantize(
     graph = Graph.of(loaded, model)
     names = {layer.name for layer in prepare(graph, {}, preprocess, not chosen.half).layers} if keep else set[str]()
     del loaded, graph
-    made_from = {"model": store.digest(model)}
+    made_from = {"model": store.source(model)}
     parameters: dict[str, Any] = {"scheme": chosen.name}
     calibration, calibrated = Calibration({}, {}), set[str]()
     if chosen.roles:
@@ -88,7 +88,7 @@ def quantize(
         if unknown := sorted(set(keep) - names):
             raise UsageError(f"{model} has no layer {unknown[0]}; `edgeres inspect` lists them.")
         calibration = statistics.load(statistics_path)
-        made_from["statistics"] = store.digest(statistics_path)
+        made_from["statistics"] = store.source(statistics_path)
         calibrated.update(store.calibration(statistics_path))
         parameters |= {"method": method, "level": level}
         if keep:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres.errors import InputError, UsageError
+from edgeres import archive
+from edgeres.errors import EdgeresError, InputError, UsageError
 
 BINS = 2048
 """Bins on each side of zero."""
@@ -49,7 +50,7 @@ class TensorStatistics:
     ) -> "TensorStatistics":
         """The statistics of N images: some of their values; extremes, mean and largest magnitude of all, (N, C) each.
 
-        ValueError where a value is NaN or infinite.
+        ValueError where a value is NaN or infinite, or so large that means cannot be summed.
         """
         low, high = float(minima.min()) + 0.0, float(maxima.max()) + 0.0  # + 0.0: there is but one zero
         if not np.isfinite(low + high) or not np.isfinite(means).all():
@@ -64,11 +65,13 @@ class TensorStatistics:
         index = bins.astype(np.intp)
         index += BINS
         counts = np.bincount(index, minlength=2 * BINS)
-        sums = np.rint(means.astype(np.float64) * _FRACTION).astype(np.int64).sum(0)
-        return cls(low, high, exponent, counts, sums, peaks.max(0), len(samples))
+        scaled = np.rint(means.astype(np.float64) * _FRACTION)
+        _summable(np.abs(scaled).sum(0))
+        return cls(low, high, exponent, counts, scaled.astype(np.int64).sum(0), peaks.max(0), len(samples))
 
     def __add__(self, other: "TensorStatistics") -> "TensorStatistics":
-        """The statistics of both sets of images."""
+        """The statistics of both sets of images; ValueError as `of`."""
+        _summable(np.abs(self.sums.astype(np.float64)) + np.abs(other.sums.astype(np.float64)))
         exponent = max(self.exponent, other.exponent)
         counts = self._coarser(exponent) + other._coarser(exponent)
         low, high = min(self.low, other.low), max(self.high, other.high)
@@ -85,6 +88,15 @@ class TensorStatistics:
         return counts
 
     @property
+    def possible(self) -> bool:
+        """Whether these are what `of` can give: a file may hold anything."""
+        whole = all(values.dtype == np.int64 for values in (self.counts, self.sums)) and self.images > 0
+        shaped = self.counts.shape == (2 * BINS,) and self.sums.shape == self.peaks.shape == (len(self.sums),)
+        finite = np.isfinite([self.low, self.high]).all() and np.isfinite(self.peaks).all() and self.low <= self.high
+        scaled = _SMALLEST <= self.exponent <= 128
+        return bool(whole and shaped and finite and scaled and self.counts.min() >= 0 < self.counts.sum())
+
+    @property
     def edges(self) -> NDArray[np.float64]:
         """The borders of the bins, (2 * BINS + 1,)."""
         return np.ldexp(np.arange(-BINS, BINS + 1, dtype=np.float64), self.exponent)
@@ -99,6 +111,12 @@ class TensorStatistics:
     def means(self) -> NDArray[np.float64]:
         """The mean of each channel, (C,)."""
         return self.sums / (_FRACTION * self.images)
+
+
+def _summable(magnitudes: NDArray[np.float64]) -> None:
+    """ValueError where int64 would wrap around: at means of 2**43, those of no trained network."""
+    if magnitudes.max() >= 2.0**63:
+        raise ValueError("larger than any trained network's")
 
 
 Statistics = Mapping[str, TensorStatistics]
@@ -134,14 +152,20 @@ def load(path: Path) -> Calibration:
     if not path.is_file():
         raise UsageError(f"there are no statistics at {path}; make them with `edgeres calibrate`.")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            found = {}
-            for position, name in enumerate(arrays["names"]):
-                (low, high), (exponent, images) = arrays[f"{position}.range"], arrays[f"{position}.exponent"]
-                counts, sums, peaks = (arrays[f"{position}.{key}"] for key in ("counts", "sums", "peaks"))
-                one = TensorStatistics(float(low), float(high), int(exponent), counts, sums, peaks, int(images))
-                found[str(name)] = one
-            scales = {str(name): arrays[f"scales.{position}"] for position, name in enumerate(arrays["scaled"])}
-            return Calibration(found, scales)
+        arrays = archive.arrays(path)
+        found = {}
+        for position, name in enumerate(arrays["names"]):
+            (low, high), (exponent, images) = arrays[f"{position}.range"], arrays[f"{position}.exponent"]
+            counts, sums, peaks = (arrays[f"{position}.{key}"] for key in ("counts", "sums", "peaks"))
+            one = TensorStatistics(float(low), float(high), int(exponent), counts, sums, peaks, int(images))
+            if not one.possible:
+                raise ValueError(f"the statistics of {name} cannot be")
+            found[str(name)] = one
+        scales = {str(name): arrays[f"scales.{position}"] for position, name in enumerate(arrays["scaled"])}
+        if not all(one.ndim == 1 and np.isfinite(one).all() and (one > 0).all() for one in scales.values()):
+            raise ValueError("scales are not above zero")
+        return Calibration(found, scales)
+    except EdgeresError:
+        raise
     except Exception as error:  # zipfile, zlib and numpy each have their own
         raise InputError(f"{path} is not a statistics file ({error}); calibrate again.") from None

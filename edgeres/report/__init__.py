@@ -29,7 +29,7 @@ def load(path: Path) -> Report:
             "make the report again, and a baseline with `edgeres baseline accept`."
         )
     try:
-        return Report.model_validate_json(file.read_bytes())
+        return Report.model_validate_json(store.read(file, store.TEXT))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(map(str, first["loc"])) or "the whole"

@@ -17,11 +17,13 @@ def render(report: Report) -> str:
     columns = [column for key, column in scores.columns(rows).items() if key not in LEFT_OUT]
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\r\n")
-    writer.writerow(column.heading for column in columns)
+    writer.writerow(_safe(column.heading) for column in columns)
     writer.writerows([_safe(column.value(row)) for column in columns] for row in rows)
     return written.getvalue()
 
 
 def _safe(value: float | str | None) -> float | str | None:
     """A spreadsheet would run text that starts like a formula (OWASP, "CSV injection")."""
-    return f"'{value}" if isinstance(value, str) and re.match(r"[=+\-@\t\r\n]", value) else value
+    return (
+        f"'{value}" if isinstance(value, str) and re.match("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]", value) else value
+    )

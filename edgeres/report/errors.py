@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from edgeres.figures import plain
 from edgeres.types import TensorError
 
 SHOWN = 3
@@ -28,7 +29,7 @@ def show(errors: Sequence[TensorError], console: Console | None = None) -> None:
     grid.add_column("outlier channels", overflow="fold")
     for error in errors:
         texts = [error.name, error.role, _decibel(error.sqnr), _decibel(error.rounding), _outliers(error)]
-        grid.add_row(*(Text(text) for text in texts))
+        grid.add_row(*(Text(plain(text)) for text in texts))
     (console or Console()).print(grid)
 
 
@@ -52,7 +53,7 @@ def svg(errors: Sequence[TensorError]) -> str:
         kind = "worst" if error.sqnr <= worst else "bar"
         note = _decibel(error.sqnr) + (f", outliers: {len(error.outliers)}" if error.outliers else "")
         parts.append(
-            f'<text x="{LABEL - 6}" y="{STEP * row + 13}" text-anchor="end">{escape(error.name)}</text>'
+            f'<text x="{LABEL - 6}" y="{STEP * row + 13}" text-anchor="end">{escape(plain(error.name))}</text>'
             f'<rect class="{kind}" x="{LABEL}" y="{STEP * row + 3}" width="{length:.1f}" height="{STEP - 6}"/>'
             f'<text x="{LABEL + length + 5:.1f}" y="{STEP * row + 13}">{note}</text>'
         )

@@ -27,7 +27,7 @@ for (const table of document.querySelectorAll("table.data")) {
 
   const quote = (text) => {
     // A spreadsheet would run text that starts like a formula.
-    const safe = isNaN(text) && /^[=+\-@\t\r\n]/.test(text) ? `'${text}` : text;
+    const safe = isNaN(text) && /^[=+\-@\t\r\n＝＋－＠]/.test(text) ? `'${text}` : text;
     return `"${safe.replaceAll('"', '""')}"`;
   };
   const label = table.caption.textContent;

@@ -5,6 +5,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from edgeres.figures import plain
 from edgeres.report import scores, table, words
 from edgeres.schema import Report
 
@@ -32,12 +33,12 @@ def show(report: Report, console: Console) -> None:
         else:
             heading = columns[key].heading
             broken = heading.replace(" ", "\n", 1) if len(heading) > LONG else heading
-            grid.add_column(broken, justify="right", no_wrap=True)
+            grid.add_column(Text(plain(broken)), justify="right", no_wrap=True)
     before = None
     for row in rows:
-        texts = [Text(columns[key].text(row).replace(" vs ", "\nvs ")) for key in keys]
+        texts = [Text(plain(columns[key].text(row)).replace(" vs ", "\nvs ")) for key in keys]
         if row.status != "measured" and row.p50 is None:
-            texts[keys.index("p50")] = Text(columns["p50"].words(row))
+            texts[keys.index("p50")] = Text(plain(columns["p50"].words(row)))
         if row.target == before:
             texts[0] = Text()
         before = row.target
@@ -45,4 +46,4 @@ def show(report: Report, console: Console) -> None:
     console.print(grid)
     console.print()
     for line in [*words.headlines(report), *words.notes(report)]:
-        console.print(Text(line))
+        console.print(Text(plain(line)))

@@ -1,6 +1,7 @@
 """Every measurement kept, one line of JSON each, so that a run that was stopped goes on where it was."""
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,23 +30,28 @@ class Trials:
         self.key = {**key, "machine": machine.describe().identity}
         self.times: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
         self.qualities: dict[str, Quality] = {}
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        text = store.read_text(path) if path.exists() else ""
         whole = text[: text.rfind("\n") + 1]
         if whole != text:  # stopped in the middle of a line
             store.write_bytes(path, whole.encode())
         try:
             for line in whole.splitlines():
                 self._take(json.loads(line))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{path} holds a line that is no trial ({error}); remove the file.") from None
 
     def _take(self, line: Mapping[str, Any]) -> None:
         if line["key"] != self.key:
             return
         if "ms" in line:
+            if not 0 < line["ms"] < math.inf:
+                raise ValueError(f"{line['ms']} ms")
             self.times[line["race"], line["candidate"]].append(float(line["ms"]))
         else:
-            self.qualities[line["candidate"]] = Quality(**line["quality"])
+            quality = Quality(**line["quality"])
+            if not all(map(math.isfinite, vars(quality).values())):
+                raise ValueError(str(quality))
+            self.qualities[line["candidate"]] = quality
 
     def timed(self, race: str, candidate: Candidate, ms: float) -> None:
         """Keep one round's median of a candidate in a race."""

@@ -36,13 +36,13 @@ def test_scales_are_remembered_in_the_file_to_the_bit(tmp_path: Path) -> None:
     random = np.random.default_rng(1)
     scales = {name: random.lognormal(0, 3, 17).astype(np.float32) for name in ("conv1.relu", "layer1.0.add.relu")}
     model = small([helper.make_node("Relu", ["input"], ["logits"])], {})
-    assert remembered(model) == {}
+    assert remembered(model, Path("x")) == {}
     remember(model, {})
     assert not model.metadata_props
     model.metadata_props.add(key="edgeres.arch", value='"x"')
     remember(model, scales)
     onnx.save(model, tmp_path / "x.onnx")
-    found = remembered(onnx.load(tmp_path / "x.onnx"))
+    found = remembered(onnx.load(tmp_path / "x.onnx"), tmp_path)
     assert list(found) == list(scales)
     for name, values in scales.items():
         assert found[name].dtype == np.float32
