@@ -139,7 +139,7 @@ class _Run:
                 schemes.find(scheme)
             engine = self.folder / "engines" / f"{target.slug}.{precision}{backend.suffix}"
             baseline = precision is not Precision.INT8 and Precision.INT8 in (part.precisions or backend.precisions)
-            tuned = TargetPart(target=part.target) if baseline else part
+            tuned = TargetPart(target=part.target, input=part.input) if baseline else part
             cells.append(_Cell(target, precision, scheme, engine, tuned))
         return cells
 
@@ -148,7 +148,9 @@ class _Run:
         title = f"{cell.target} {cell.precision}"
         try:
             source, tuned = self._source(cell, calibration), cell.tuned
-            made = engines.build(source, cell.target, cell.engine, batch=tuned.batch, settings=tuned.settings)
+            made = engines.build(
+                source, cell.target, cell.engine, batch=tuned.batch, settings=tuned.settings, frame=tuned.input
+            )
             self._told(made, f"{cell.engine.stat().st_size / 1e6:.1f} MB")
             cell.known |= {
                 "status": "built",

@@ -20,7 +20,7 @@ LAYERS = (
     {"lint"},
     {"export", "quantization", "measure", "evaluate", "report"},
     {"engines", "foreign"},
-    {"backends", "parity"},
+    {"backends", "frames", "parity"},
     {"boxes", "data", "models", "onnx_io", "canonical", "machine", "progress", "qdq", "recipe", "gate"},
     {"store", "schema", "bootstrap", "figures", "labels"},
     {"types"},
