@@ -96,11 +96,10 @@ def fold(model: onnx.ModelProto, preprocess: Preprocess, frame: Frame, *, unsign
 def _levels(network: Network, preprocess: Preprocess) -> _Levels | None:
     """The way of the image into its levels, None where it goes another: all 256 values of each channel are sent along
     it, and each must come out as itself."""
-    pixels = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
+    pixels: NDArray[Any] = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
     pixels = (pixels - np.array(preprocess.mean, np.float32)) / np.array(preprocess.std, np.float32)
-    values: NDArray[Any] = np.vstack(
-        [pixels, np.zeros((1, 3), np.float32)]
-    )  # the last is what the image is padded with
+    # The last row is what the image is padded with.
+    values: NDArray[Any] = np.vstack([pixels, np.zeros((1, 3), np.float32)])
     pads, nodes, tensor = (0, 0, 0, 0), [], network.graph.input[0].name
     while len(readers := network.consumers.get(tensor, [])) == 1:
         node = readers[0]
