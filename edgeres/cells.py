@@ -88,7 +88,9 @@ class _Work:
         """Build and evaluate one cell."""
         title, engine, tuned = f"{cell.target} {cell.precision}", self._engine(cell), cell.tuned
         try:
-            made = engines.build(cell.source, cell.target, engine, batch=tuned.batch, settings=tuned.settings)
+            made = engines.build(
+                cell.source, cell.target, engine, batch=tuned.batch, settings=tuned.settings, frame=tuned.input
+            )
             told(self.progress, made, self.folder, f"{engine.stat().st_size / 1e6:.1f} MB")
             cell.known |= {
                 "status": "built",

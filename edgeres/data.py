@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from edgeres import archive, labels, store
 from edgeres.errors import EdgeresError, InputError, MissingRuntime, UsageError
-from edgeres.types import Batch, Preprocess
+from edgeres.types import Batch, Frame, Images, Preprocess
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif"}
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "PPM", "GIF")
@@ -298,23 +298,31 @@ def _normalised(images: list[NDArray[np.uint8]], preprocess: Preprocess) -> NDAr
 
 
 def batches(
-    images: ImageSet, preprocess: Preprocess, size: int, labels: NDArray[np.int64] | None = None
+    images: ImageSet,
+    preprocess: Preprocess,
+    size: int,
+    labels: NDArray[np.int64] | None = None,
+    frame: Frame | None = None,
 ) -> Iterator[Batch]:
     """Decode in threads, ahead of the consumer by a few batches, in order; memory does not grow with the set.
 
-    The last batch may be smaller than `size`. `labels` int64 (N,) from `ImageSet.indices`, -1 where not given.
+    The last batch may be smaller than `size`. `labels` int64 (N,) from `ImageSet.indices`, -1 where not given. `frame`
+    asks for the pixels as a camera gives them, uint8 (N, crop, crop, 3).
     """
     known = np.full(len(images), -1, np.int64) if labels is None else labels
     workers, chunk = min(8, os.cpu_count() or 1), min(size, CHUNK)
 
-    def decode(indices: range) -> NDArray[np.float32]:
-        return _normalised([images.cropped(index, preprocess) for index in indices], preprocess)
+    def decode(indices: range) -> Images:
+        cropped = [images.cropped(index, preprocess) for index in indices]
+        if frame is None:
+            return _normalised(cropped, preprocess)
+        return np.stack(cropped)[..., :: -1 if frame == "u8-nhwc-bgr" else 1]
 
     pool = ThreadPoolExecutor(workers, "decode")
     try:
         every = range(len(images))
         waiting = iter([every[start : start + size] for start in every[::size]])
-        pending: deque[tuple[range, list[Future[NDArray[np.float32]]]]] = deque()
+        pending: deque[tuple[range, list[Future[Images]]]] = deque()
         while True:
             while len(pending) < 2 + workers * chunk // size and (batch := next(waiting, None)):
                 parts = [pool.submit(decode, batch[start : start + chunk]) for start in range(0, len(batch), chunk)]

@@ -1,22 +1,29 @@
 """Engines as files: built with a sidecar that carries the model's description, verified before they are loaded."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from edgeres import backends, locks, onnx_io, signature, store
-from edgeres.backends import Engine, RuntimeLayer
+from edgeres import backends, frames, locks, onnx_io, signature, store
+from edgeres.backends import Backend, Engine, RuntimeLayer
 from edgeres.errors import MissingRuntime, UsageError
 from edgeres.store import Artifact, Sidecar
-from edgeres.types import Settings, Target
+from edgeres.types import Frame, Settings, Target
 
 
 def build(
-    model: Path, target: Target, out: Path, *, batch: int | None = None, settings: Settings | None = None
+    model: Path,
+    target: Target,
+    out: Path,
+    *,
+    batch: int | None = None,
+    settings: Settings | None = None,
+    frame: Frame | None = None,
 ) -> Artifact:
     """Build the engine of an ONNX file for a target; MissingRuntime, BuildError, UsageError for an unknown device.
 
     `batch` fixes a batch that the file leaves free, which lets a runtime plan ahead; UsageError where the file has
-    another. `settings` are those of `Backend.build`.
+    another. `settings` are those of `Backend.build`. `frame` lets the engine take camera bytes: see `frames.fold`.
     """
     store.distinct(out, model)
     backend = backends.find(target)
@@ -24,7 +31,13 @@ def build(
         raise UsageError(
             f"an engine of {target} is a {backend.suffix} file; name it {out.with_suffix(backend.suffix)}."
         )
-    parameters: dict[str, Any] = {"target": str(target), "model": onnx_io.info(model).to_json()}
+    if frame not in (None, *get_args(Frame)):
+        raise UsageError(f"there is no input {frame!r}; there are {', '.join(get_args(Frame))}.")
+    info = onnx_io.info(model)
+    if frame and info.frame:
+        raise UsageError(f"{model} takes {info.frame} already; leave --input out.")
+    described = replace(info, frame=frame or info.frame)
+    parameters: dict[str, Any] = {"target": str(target), "model": described.to_json()}
     if batch:
         parameters["batch"] = batch
     if settings:
@@ -37,20 +50,23 @@ def build(
 
     def write(path: Path) -> None:
         with locks.scratch() as folder:
-            source = _fixed(model, batch, folder) if batch else model
+            source = _adapted(model, batch, frame, backend, folder) if batch or frame else model
             backend.build(source, target, path, settings or {})
 
     return store.make(out, sidecar, write)
 
 
-def _fixed(model: Path, batch: int, folder: Path) -> Path:
-    """A copy with the batch fixed."""
+def _adapted(model: Path, batch: int | None, frame: Frame | None, backend: Backend, folder: Path) -> Path:
+    """A copy with the batch fixed, or that takes frames."""
     loaded = onnx_io.load(model)
-    if (now := onnx_io.input_shape(loaded)[0]) not in (None, batch):
-        raise UsageError(f"{model} has a fixed batch of {now}, not {batch}; export it again.")
-    for value in (*loaded.graph.input, *loaded.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_value = batch
-    del loaded.graph.value_info[:]
+    if batch:
+        if (now := onnx_io.input_shape(loaded)[0]) not in (None, batch):
+            raise UsageError(f"{model} has a fixed batch of {now}, not {batch}; export it again.")
+        for value in (*loaded.graph.input, *loaded.graph.output):
+            value.type.tensor_type.shape.dim[0].dim_value = batch
+        del loaded.graph.value_info[:]
+    if frame:
+        frames.fold(loaded, onnx_io.description(loaded, model).preprocess, frame, unsigned=backend.unsigned)
     made = folder / model.name
     onnx_io.save(loaded, made)
     return made

@@ -24,6 +24,7 @@ from edgeres.backends import Engine
 from edgeres.data import ImageSet, batches
 from edgeres.errors import EdgeresError, InputError, MissingRuntime, UsageError
 from edgeres.measure.child import Subject, images_per_second, pixels, warm_up
+from edgeres.types import Images
 
 OFFICIAL_SECONDS = 600.0
 """Shortest official run: `*.min_duration` in LoadGen's mlperf.conf."""
@@ -132,7 +133,7 @@ def run(
     chosen, loadgen = find(scenario), _loadgen()
     sut = _System(loadgen, subject, scenario, images)
     settings = sut.settings(seconds, "PerformanceOnly")
-    call = pixels(sut.engine.input_shape, sut.batch)
+    call = pixels(sut.engine, sut.batch)
     *_, milliseconds = warm_up(lambda: sut.engine.run(call))
     # LoadGen makes its queries beforehand: enough of them, if calls were twice as fast as they are now.
     settings.single_stream_expected_latency_ns = round(milliseconds * 1e6 / 2)
@@ -222,8 +223,8 @@ class _System:
         self.fixed = self.engine.input_shape[0]
         asked = {"multi-stream": IMAGES, "offline": subject.batch}.get(scenario, 1)
         self.batch = self.fixed or asked
-        self.preprocess = onnx_io.info(subject.path).preprocess
-        self.held: dict[int, NDArray[np.float32]] = {}
+        self.info = onnx_io.info(subject.path)
+        self.held: dict[int, Images] = {}
         self.failure: Exception | None = None
         self.waiting: queue.Queue[Any] = queue.Queue()
 
@@ -261,11 +262,11 @@ class _System:
 
     def _load(self, indices: Sequence[int]) -> None:
         if self.images is None:
-            picture = pixels(self.engine.input_shape, 1)[0]
+            picture = pixels(self.engine, 1)[0]
             self.held.update(dict.fromkeys(indices, picture))
             return
         try:
-            decoded = batches(self.images.take(indices), self.preprocess, 1)
+            decoded = batches(self.images.take(indices), self.info.preprocess, 1, frame=self.info.frame)
             self.held.update((index, batch.images[0]) for index, batch in zip(indices, decoded, strict=True))
         except EdgeresError as error:
             self.failure = error
@@ -304,7 +305,7 @@ class _System:
             ]
             self.loadgen.QuerySamplesComplete(answers)
 
-    def _call(self, part: Sequence[Any]) -> NDArray[np.float32]:
+    def _call(self, part: Sequence[Any]) -> Images:
         images = np.stack([self.held[sample.index] for sample in part])
         return onnx_io.padded(images, self.fixed or len(images))
 

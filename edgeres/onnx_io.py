@@ -11,11 +11,10 @@ from typing import Any, get_args
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from numpy.typing import NDArray
 
 from edgeres import limits, signature, store
 from edgeres.errors import InputError
-from edgeres.types import Preprocess, Task
+from edgeres.types import Frame, Images, Preprocess, Task
 
 PREFIX = "edgeres."
 LIMIT = 2**31 - 1
@@ -27,7 +26,7 @@ class ModelInfo:
     """What every later step must know of a model: how images are prepared and what its outputs mean.
 
     `classes` names the outputs, empty where the names are not known; `outputs` counts them: classes, labels, values or
-    dimensions of a vector, maps of `features`.
+    dimensions of a vector, maps of `features`. `frame` is what an engine takes in place of normalised images.
     """
 
     arch: str
@@ -35,9 +34,11 @@ class ModelInfo:
     outputs: int
     classes: tuple[str, ...] = ()
     task: Task = "classification"
+    frame: Frame | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "preprocess": self.preprocess.to_json(), "classes": list(self.classes)}
+        told = {**asdict(self), "preprocess": self.preprocess.to_json(), "classes": list(self.classes)}
+        return told if self.frame else {key: value for key, value in told.items() if key != "frame"}
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: Path) -> "ModelInfo":
@@ -47,10 +48,12 @@ class ModelInfo:
             classes, task = tuple(values["classes"]), values.get("task", "classification")
             if task not in get_args(Task):
                 raise ValueError(f"there is no task {task!r}")
+            if (frame := values.get("frame")) not in (None, *get_args(Frame)):
+                raise ValueError(f"there is no input {frame!r}")
             outputs = int(values["outputs"])
             if outputs < 0 or len(classes) not in (0, outputs) or not all(isinstance(name, str) for name in classes):
                 raise ValueError(f"{outputs} outputs have {len(classes)} names")
-            return cls(str(values["arch"]), preprocess, outputs, classes, task)
+            return cls(str(values["arch"]), preprocess, outputs, classes, task, frame)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(f"{where}: the description of the model is damaged ({error}); export again.") from None
 
@@ -125,7 +128,7 @@ def release() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def padded(images: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+def padded(images: Images, size: int) -> Images:
     """Images (N, ...) filled up with zeros to (size, ...), for a model whose batch is fixed; N <= size."""
     missing = size - len(images)
     return np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)]) if missing else images

@@ -199,7 +199,7 @@ class _Run:
             if scheme:
                 schemes.find(scheme)
             baseline = precision is not Precision.INT8 and Precision.INT8 in precisions
-            tuned = TargetPart(target=part.target) if baseline else part
+            tuned = TargetPart(target=part.target, input=part.input) if baseline else part
             # Targets of one scheme share a Q/DQ file.
             name = f"model.{scheme}{f'.{target.slug}' if tuned.keep else ''}.onnx" if scheme else self.fp32.name
             made.append(Pending(target, precision, scheme, self.folder / name, tuned))

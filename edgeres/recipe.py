@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from edgeres import store
 from edgeres.errors import InputError
-from edgeres.types import Precision, Target, Task
+from edgeres.types import Frame, Precision, Target, Task
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -75,7 +75,8 @@ class BenchPart(Part):
 
 
 class TargetPart(Part):
-    """[[targets]]: `target` as in `openvino:cpu`; the precisions and the scheme default to the runtime's best.
+    """[[targets]]: `target` as in `openvino:cpu`; the precisions and the scheme default to the runtime's best; `input`
+    lets the engines take camera bytes, see `edgeres.engines.build`.
 
     The rest is what `edgeres tune` finds, for the INT8 engine: layers to `keep` in float, a fixed `batch`, `threads`,
     and `settings`, the runtime's own options.
@@ -84,6 +85,7 @@ class TargetPart(Part):
     target: Annotated[str, AfterValidator(lambda text: str(Target.parse(text)))]
     precisions: list[Precision] | None = None
     scheme: str | None = None
+    input: Frame | None = None
     keep: list[str] = []
     batch: int | None = Field(default=None, ge=1)
     threads: int | None = Field(default=None, ge=1)

@@ -19,6 +19,10 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 CropMode = Literal["center", "floor", "squash", "border"]
 Task = Literal["classification", "multi-label", "regression", "embedding", "features", "detection"]
 """What the outputs of a model are for, which decides how its accuracy is told."""
+Frame = Literal["u8-nhwc", "u8-nhwc-bgr"]
+"""Camera bytes, uint8 (N, H, W, 3), resized and cropped: RGB, or BGR as OpenCV has it."""
+Images = NDArray[Any]
+"""What an engine takes: float32 (N, 3, H, W), normalised, or frames."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,9 @@ def _three(values: Any) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Batch:
-    """`images` float32 (N, 3, H, W); `labels` int64 (N,), -1 where unknown; `names` of the N images."""
+    """`images` float32 (N, 3, H, W), or frames; `labels` int64 (N,), -1 where unknown; `names` of the N images."""
 
-    images: NDArray[np.float32]
+    images: Images
     labels: NDArray[np.int64]
     names: tuple[str, ...]
 

@@ -21,7 +21,7 @@ LAYERS = (
     {"lint"},
     {"export", "quantization", "measure", "evaluate", "report"},
     {"engines", "foreign"},
-    {"backends", "parity"},
+    {"backends", "frames", "parity"},
     {"boxes", "data", "models", "onnx_io", "canonical", "machine", "progress", "provenance", "qdq", "recipe", "gate"},
     {"archive", "limits"},
     {"store", "schema", "bootstrap", "figures", "labels"},

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.errors import InputError
-from edgeres.types import Precision, Settings, Target
+from edgeres.types import Images, Precision, Settings, Target
 
 NONE: Settings = {}
 
@@ -56,10 +56,13 @@ class RuntimeLayer:
 
 
 class Engine(ABC):
-    """A loaded model on its device, for one input (N, 3, H, W) float32 and float32 outputs."""
+    """A loaded model on its device, for one input and float32 outputs."""
 
     input_shape: tuple[int | None, int, int, int]
-    """(N, 3, H, W); None where the batch is free."""
+    """(N, 3, H, W), of frames (N, H, W, 3); None where the batch is free."""
+
+    input_type: str = "float32"
+    """The type of the input in numpy's spelling: uint8 where the engine takes frames."""
 
     outputs: tuple[str, ...]
     """The names of what `maps` gives, in order."""
@@ -70,23 +73,23 @@ class Engine(ABC):
     streams: int = 1
     """Calls that `stream` has under way at once."""
 
-    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(self, images: Images) -> NDArray[np.float32]:
         """The first output, logits (N, classes) of a classifier; as `maps`, all of which are brought to the host."""
         return self.maps(images)[0]
 
-    def maps(self, images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    def maps(self, images: Images) -> list[NDArray[np.float32]]:
         """All outputs, host to host; InputError where the images do not fit the engine."""
         wanted = self.input_shape
         fits = images.ndim == 4 and all(w is None or w == got for w, got in zip(wanted, images.shape, strict=True))
-        if not fits or images.dtype != np.float32:
+        if not fits or images.dtype != self.input_type:
             shown = tuple("N" if side is None else side for side in wanted)
             raise InputError(
-                f"the engine takes float32 {shown}, the images are {images.dtype} {images.shape}; "
+                f"the engine takes {self.input_type} {shown}, the images are {images.dtype} {images.shape}; "
                 "export the model with the size and batch you need."
             )
         return self._run(images)
 
-    def stream(self, batches: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    def stream(self, batches: Iterable[Images]) -> Iterator[NDArray[np.float32]]:
         """The first output of many batches, in their order; some runtimes have several under way at once."""
         return map(self.run, batches)
 
@@ -95,7 +98,7 @@ class Engine(ABC):
         return None
 
     @abstractmethod
-    def _run(self, images: NDArray[np.float32]) -> list[NDArray[np.float32]]: ...
+    def _run(self, images: Images) -> list[NDArray[np.float32]]: ...
 
 
 class Backend(ABC):
@@ -108,6 +111,8 @@ class Backend(ABC):
     """Distributions whose versions decide what `build` writes: they are part of an engine's key."""
     precisions: tuple[Precision, ...] = (Precision.FP32, Precision.INT8)
     """What a recipe measures where it does not say: the baseline of its users first."""
+    unsigned: bool = True
+    """Whether it computes with UINT8, too."""
 
     @abstractmethod
     def available(self) -> list[Availability]:

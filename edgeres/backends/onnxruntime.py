@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from edgeres import locks, machine, onnx_io
 from edgeres.backends.base import NONE, Availability, Backend, Engine, RuntimeLayer
 from edgeres.errors import BuildError, MissingRuntime, UsageError
-from edgeres.types import Settings, Target
+from edgeres.types import Images, Settings, Target
 
 PROVIDERS = {
     "cpu": ("CPUExecutionProvider", "onnxruntime"),
@@ -181,6 +181,7 @@ class _Session(Engine):
         self.given, self.outputs = given.name, tuple(taken.name for taken in session.get_outputs())
         n, *rest = given.shape
         self.input_shape = (n if isinstance(n, int) else None, *rest)
+        self.input_type = {"tensor(float)": "float32"}.get(given.type, given.type[7:-1])
         self.properties = {
             "runtime": "onnxruntime",
             "version": version,
@@ -188,7 +189,7 @@ class _Session(Engine):
             "threads": str(threads or "default"),
         }
 
-    def stream(self, batches: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    def stream(self, batches: Iterable[Images]) -> Iterator[NDArray[np.float32]]:
         if self.streams == 1:
             yield from super().stream(batches)
             return
@@ -204,7 +205,7 @@ class _Session(Engine):
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _run(self, images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    def _run(self, images: Images) -> list[NDArray[np.float32]]:
         try:
             found: list[NDArray[np.float32]] = self.session.run(None, {self.given: images})
         except Exception as error:  # as where a session is made

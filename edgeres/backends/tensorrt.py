@@ -25,7 +25,7 @@ from edgeres import locks, onnx_io, processes
 from edgeres.backends import tensorrt_layers
 from edgeres.backends.base import NONE, Availability, Backend, Engine, RuntimeLayer
 from edgeres.errors import BuildError, InputError, MissingRuntime, UsageError
-from edgeres.types import Precision, Settings, Target
+from edgeres.types import Images, Precision, Settings, Target
 
 CURRENT = "current"
 DEVICES = {
@@ -72,6 +72,7 @@ class TensorRT(Backend):
 
     suffix = ".engine"
     precisions = (Precision.FP16, Precision.INT8)
+    unsigned = False
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -189,15 +190,21 @@ class _Loaded(Engine):
         names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
         self.names = sorted(names, key=lambda name: self.engine.get_tensor_mode(name) != trt.TensorIOMode.INPUT)
         self.outputs = tuple(self.names[1:])
-        if any(self.engine.get_tensor_dtype(name) != trt.float32 for name in names):
+        taken, *given = (np.dtype(trt.nptype(self.engine.get_tensor_dtype(name))).name for name in self.names)
+        if taken not in ("float32", "uint8") or set(given) != {"float32"}:
             raise InputError(f"target {target}: the engine does not take and give float32; export the model again.")
+        self.input_type = taken
         batch, *image = self.engine.get_tensor_shape(self.names[0])
         self.input_shape = (None if batch < 0 else batch, image[0], image[1], image[2])
         self.largest = self.engine.get_tensor_profile_shape(self.names[0], 0)[2][0] if batch < 0 else batch
         self.queue = _checked(self.cuda.cudaStreamCreate())
         self.memory = []
         for name in self.names:
-            size = 4 * self.largest * prod(tuple(self.engine.get_tensor_shape(name))[1:])
+            size = (
+                np.dtype(taken if name == self.names[0] else "float32").itemsize
+                * self.largest
+                * prod(tuple(self.engine.get_tensor_shape(name))[1:])
+            )
             pointer = _checked(self.cuda.cudaMalloc(size))
             weakref.finalize(self, self.cuda.cudaFree, pointer)
             self.context.set_tensor_address(name, pointer)
@@ -213,7 +220,7 @@ class _Loaded(Engine):
             or "not told",
         }
 
-    def _run(self, images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    def _run(self, images: Images) -> list[NDArray[np.float32]]:
         if len(images) > self.largest:
             raise InputError(f"the engine takes batches up to {self.largest}, not {len(images)}; use a smaller one.")
         images = np.ascontiguousarray(images)

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,12 +26,22 @@ from edgeres.errors import UsageError
 
 
 @app.command()
-def build(model: Model, target: TargetName, out: Out, as_json: AsJson = False) -> None:
+def build(
+    model: Model,
+    target: TargetName,
+    out: Out,
+    frame: Annotated[
+        str | None,
+        typer.Option("--input", help="Take camera bytes: u8-nhwc (RGB) or u8-nhwc-bgr. [default: normalised float32]"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Build the engine of an ONNX file for a target."""
     from edgeres import engines
     from edgeres.types import Target
 
-    made = engines.build(model, Target.parse(target), out)
+    chosen: Any = frame
+    made = engines.build(model, Target.parse(target), out, frame=chosen)
     size = out.stat().st_size
     text = f"{out}: engine for {target}, {size / 1e6:.1f} MB, sha256 {made.sidecar.digest[:12]}{unchanged(made)}"
     show(text, {"out": str(out), "target": target, "size": size, "digest": made.sidecar.digest}, as_json)
@@ -193,7 +203,7 @@ def _same_network(reference: Path, engine: Path) -> None:
     if sidecar and sidecar.kind == "quantized":
         raise UsageError(f"{reference} is quantized; give the FP32 file as --reference.")
     one, other = onnx_io.info(reference), onnx_io.info(engine)
-    if replace(one, arch="") != replace(other, arch=""):
+    if replace(one, arch="", frame=None) != replace(other, arch="", frame=None):
         raise UsageError(
             f"{reference} has another task, classes or preprocessing than {engine}; give the FP32 file of the same."
         )

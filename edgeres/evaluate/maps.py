@@ -53,16 +53,20 @@ def compare(
     detect = boxes.detector(info.arch) if info.task == "detection" else None
     found: tuple[list[boxes.Boxes], list[boxes.Boxes]] = [], []
     products: dict[str, list[tuple[float, float, float]]] = {name: [] for name in exact.outputs}
-    for batch in batches(images, info.preprocess, size):
-        given, count = onnx_io.padded(batch.images, size), len(batch.images)
-        one, other = ({n: v[:count] for n, v in zip(e.outputs, e.maps(given), strict=True)} for e in (ours, exact))
+    frames = batches(images, info.preprocess, size, frame=info.frame)
+    for mine, batch in zip(frames, batches(images, info.preprocess, size), strict=True):
+        count, sides = len(batch.images), batch.images.shape[2:]
+        one, other = (
+            {n: v[:count] for n, v in zip(e.outputs, e.maps(onnx_io.padded(b.images, size)), strict=True)}
+            for e, b in ((ours, mine), (exact, batch))
+        )
         for name, values in products.items():
             values += [_products(*pair) for pair in zip(one[name], other[name], strict=True)]
             if not np.isfinite(values[-1]).all():
                 raise BuildError(f"{engine} gives NaN or infinite {name} on {', '.join(batch.names)}; build it again.")
         if detect:
             for kept, maps in zip(found, (one, other), strict=True):
-                kept += detect(maps, given.shape[2:])
+                kept += detect(maps, sides)
         progress(count)
     common: dict[str, Any] = {"images": len(images), "dataset": images.digest}
     made = [

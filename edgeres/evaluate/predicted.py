@@ -19,7 +19,7 @@ from edgeres.data import ImageSet, batches
 from edgeres.errors import BuildError, EdgeresError, InputError, UsageError
 from edgeres.onnx_io import ModelInfo
 from edgeres.store import Artifact, Sidecar
-from edgeres.types import Settings, Target, Task
+from edgeres.types import Images, Settings, Target, Task
 
 TOP = 5
 BATCH = 8
@@ -66,8 +66,9 @@ def predict(
     loaded = engines.load(engine, target, threads, streams=0, settings=settings)
     size = loaded.input_shape[0] or BATCH
 
-    def given() -> Iterator[NDArray[np.float32]]:
-        return (onnx_io.padded(batch.images, size) for batch in batches(images, info.preprocess, size))
+    def given() -> Iterator[Images]:
+        decoded = batches(images, info.preprocess, size, frame=info.frame)
+        return (onnx_io.padded(batch.images, size) for batch in decoded)
 
     start, kept = time.perf_counter(), []
     for first, output in zip(range(0, len(images), size), loaded.stream(given()), strict=True):

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgeres import engines, machine, processes
 from edgeres.backends import Engine
 from edgeres.errors import UsageError
 from edgeres.measure import conditions, energy
-from edgeres.types import Settings, Target
+from edgeres.types import Images, Settings, Target
 
 SAMPLES = 50
 """Fewest timed calls a round."""
@@ -52,7 +51,7 @@ def latency(subject: Subject) -> dict[str, Any]:
     fixed = engine.input_shape[0]
     if fixed and subject.batch not in (1, fixed):
         raise UsageError(f"{subject.path} has a fixed batch of {fixed}, not {subject.batch}; leave --batch out.")
-    images = pixels(engine.input_shape, subject.batch)
+    images = pixels(engine, subject.batch)
     warmup, steady, _ = warm_up(lambda: engine.run(images))
     meter = energy.meter(subject.target.device)
     before, used = conditions.read(), meter and meter()
@@ -64,7 +63,7 @@ def latency(subject: Subject) -> dict[str, Any]:
         "batch": len(images),
         "warmup": warmup,
         "steady": steady,
-        "properties": dict(engine.properties),
+        "properties": dict(engine.properties) | ({"input": "camera bytes"} if engine.input_type == "uint8" else {}),
         "conditions": asdict(conditions.between(before, after)),
         "peak_rss_mb": conditions.peak_rss_mb(),
         "energy_mj": None if used is None or spent is None else (spent - used) / (len(samples) * len(images)),
@@ -107,10 +106,13 @@ def _timed(call: Callable[[], object]) -> float:
     return (time.perf_counter_ns() - start) / 1e6
 
 
-def pixels(shape: tuple[int | None, ...], batch: int) -> NDArray[np.float32]:
-    """Normalised pixels of no particular picture: a convolution takes as long on any."""
+def pixels(engine: Engine, batch: int) -> Images:
+    """Pixels of no particular picture, as the engine takes them: a convolution takes as long on any."""
+    shape, random = engine.input_shape, np.random.default_rng(0)
     size = (shape[0] or batch, *(side or 1 for side in shape[1:]))
-    return np.random.default_rng(0).standard_normal(size, np.float32)
+    if engine.input_type == "uint8":
+        return random.integers(0, 256, size, np.uint8)
+    return random.standard_normal(size, np.float32)
 
 
 def throughput(subject: Subject) -> dict[str, Any]:
@@ -121,15 +123,15 @@ def throughput(subject: Subject) -> dict[str, Any]:
         if engine.streams < streams:
             continue
         for batch in (fixed,) if (fixed := engine.input_shape[0]) else BATCHES:
-            rate = images_per_second(engine, pixels(engine.input_shape, batch))
+            rate = images_per_second(engine, pixels(engine, batch))
             found.append({"batch": batch, "streams": engine.streams, "images_per_second": rate})
     return {"throughputs": found}
 
 
-def images_per_second(engine: Engine, images: NDArray[np.float32]) -> float:
+def images_per_second(engine: Engine, images: Images) -> float:
     """With as many calls under way as the engine has streams, after one of each to warm up."""
 
-    def calls() -> Iterator[NDArray[np.float32]]:
+    def calls() -> Iterator[Images]:
         yield from repeat(images, 2 * engine.streams)
         while time.monotonic() - start < THROUGHPUT_SECONDS:
             yield images

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from edgeres import limits
 from edgeres.errors import InputError
@@ -106,6 +106,8 @@ class Graph:
                     f"{where}: the operator {node.op_type} at {node.name or node.output[0]} is {reason}, which edgeres "
                     "does not quantize; export the network without it, or its checkpoint with `edgeres export`."
                 )
+        if any(value.type.tensor_type.elem_type == TensorProto.UINT8 for value in model.graph.input):
+            raise InputError(f"{where} takes camera bytes; give the FP32 file that `edgeres export` wrote.")
         made = cls(model, where)
         if not any(made.layers):
             raise InputError(f"{where} has no convolution with weights of its own; give a trained network of images.")

@@ -10,6 +10,7 @@ A search bounds the loss of top-1, which only classification has.
 """
 
 from pathlib import Path
+from typing import Any
 
 from edgeres import onnx_io, pipeline, store
 from edgeres.data import open_images
@@ -39,12 +40,15 @@ def tune_recipe(
             raise UsageError(
                 f"{recipe.name} is for {task}; tune holds a bound of top-1, which only classification has."
             )
-        found = tune(model, target, calibration, validation, folder, max_drop=max_drop, minutes=minutes, progress=told)
+        frame = next((part.input for part in recipe.targets if part.target == str(target)), None)
+        limits: dict[str, Any] = {"max_drop": max_drop, "minutes": minutes, "frame": frame}
+        found = tune(model, target, calibration, validation, folder, **limits, progress=told)
     chosen = found.best.candidate
     part = TargetPart(
         target=str(target),
         precisions=[Precision.FP32, Precision.INT8] if chosen.choice.scheme else [Precision.FP32],
         scheme=chosen.choice.scheme,
+        input=frame,
         keep=list(chosen.choice.keep),
         batch=chosen.batch,
         threads=chosen.threads,

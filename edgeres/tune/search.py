@@ -25,7 +25,7 @@ from edgeres.tune import space
 from edgeres.tune.race import Lane, race
 from edgeres.tune.space import Candidate, Choice
 from edgeres.tune.trials import Quality, Trials, key
-from edgeres.types import Target
+from edgeres.types import Frame, Target
 
 EXACT = Candidate(Choice(None))
 """FP32 as the runtime runs it by itself."""
@@ -68,17 +68,18 @@ def tune(
     *,
     max_drop: float,
     minutes: float,
+    frame: Frame | None = None,
     progress: Progress | None = None,
 ) -> Tuned:
     """The fastest engine of an FP32 ONNX file for a target whose top-1 on labelled `validation` images is at most
     `max_drop` points below FP32's on the same images and target.
 
     Everything is measured on this machine, at batch 1, and kept in `folder`: called again, it goes on where it was.
-    After `minutes` a race ends as soon as each candidate has run `race.FEWEST` rounds. Raises what the steps raise;
-    UsageError where the sets share images.
+    After `minutes` a race ends as soon as each candidate has run `race.FEWEST` rounds. `frame` lets the engines take
+    camera bytes. Raises what the steps raise; UsageError where the sets share images.
     """
     validation.refuse(calibration.contents, str(calibration.source))
-    return _Search(model, target, calibration, validation, folder, max_drop, minutes, progress or Silent()).run()
+    return _Search(model, target, calibration, validation, folder, max_drop, minutes, frame, progress or Silent()).run()
 
 
 @dataclass
@@ -90,6 +91,7 @@ class _Search:
     folder: Path
     max_drop: float
     minutes: float
+    frame: Frame | None
     progress: Progress
     started: float = field(default_factory=time.monotonic)
 
@@ -114,6 +116,8 @@ class _Search:
     def trials(self) -> Trials:
         sets = self.calibration.digest, self.validation.digest
         known = key(self.model, str(self.target), *sets, engines.packages(self.target))
+        if self.frame:
+            known = {**known, "input": self.frame}
         return Trials(self.folder / "trials.jsonl", known)
 
     @property
@@ -210,6 +214,7 @@ class _Search:
             self.folder / "engines" / file,
             batch=candidate.batch,
             settings=dict(candidate.settings),
+            frame=self.frame,
         )
         return self.folder / "engines" / file
 

@@ -1,0 +1,137 @@
+"""Camera bytes into an engine: uint8 frames (N, H, W, 3) in place of normalised float32 images (N, 3, H, W).
+
+Where edgeres quantized the image in its levels (`edgeres.quantization.prepare`), the first QuantizeLinear gives the
+pixels themselves: they take its place, and nothing is left to compute but the border, where the first convolution pads.
+Elsewhere the pixels are normalised in float, as `edgeres.data` does it.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from edgeres.onnx_io import PREFIX
+from edgeres.qdq import Network
+from edgeres.types import Frame, Preprocess
+
+BGR: Frame = "u8-nhwc-bgr"
+
+
+@dataclass(frozen=True)
+class _Levels:
+    """The way from the image to its quantized levels: the nodes on it, the last of which quantizes; by how many pixels
+    it pads at the top, left, bottom and right, and the pixel that stands there, uint8 (3,); the zero point for pixels
+    that are not shifted to INT8."""
+
+    nodes: tuple[NodeProto, ...]
+    pads: tuple[int, int, int, int]
+    border: NDArray[np.uint8]
+    zero_point: NDArray[np.uint8]
+
+
+def fold(model: onnx.ModelProto, preprocess: Preprocess, frame: Frame, *, unsigned: bool = True) -> None:
+    """Let a float or Q/DQ network take frames, in place, and say so in its metadata: `input` becomes uint8
+    (N, H, W, 3), resized and cropped as before, RGB or BGR.
+
+    What it computes of them stays the same: to the bit where the image was quantized in its levels and the runtime is
+    one that computes with `unsigned` integers, too, to the rounding of floats elsewhere.
+    """
+    graph = model.graph
+    network = Network(model)
+    image = graph.input[0]
+    batch, _, height, width = image.type.tensor_type.shape.dim
+    levels = _levels(network, preprocess) if unsigned else None
+    nodes: list[NodeProto] = []
+
+    def add(op: str, inputs: list[str], name: str, **attributes: Any) -> str:
+        nodes.append(helper.make_node(op, inputs, [name], name, **attributes))
+        return name
+
+    def constant(name: str, values: NDArray[Any]) -> str:
+        graph.initializer.append(numpy_helper.from_array(values, name))
+        return name
+
+    # In planes before all else: ONNX Runtime moves the Transpose on until it meets its convolution's own and both are
+    # gone, OpenVINO takes pixels for INT8 only where nothing stands between them and their DequantizeLinear.
+    pixels = image.name
+    if not levels:
+        pixels = add("Cast", [pixels], "frame.float", to=TensorProto.FLOAT)
+    pixels = add("Transpose", [pixels], "frame.planes", perm=[0, 3, 1, 2])
+    if frame == BGR:
+        pixels = add("Gather", [pixels, constant("frame.order", np.array([2, 1, 0]))], "frame.rgb", axis=1)
+    if levels:
+        if any(levels.pads):
+            top, left, bottom, right = levels.pads
+            sides = constant("frame.pads", np.array([0, 0, top, left, 0, 0, bottom, right], np.int64))
+            pixels = add("Pad", [pixels, sides], "frame.padded")
+            inside = np.ones((1, 3, height.dim_value, width.dim_value), bool)
+            outside = ~np.pad(inside, ((0, 0), (0, 0), (top, bottom), (left, right)))
+            border = constant("frame.border", outside * levels.border.reshape(3, 1, 1))
+            pixels = add("Max", [pixels, border], "frame.bordered")
+        point = constant("frame.zero_point", levels.zero_point)
+        for reader in network.consumers[levels.nodes[-1].output[0]]:
+            reader.input[0], reader.input[2] = pixels, point
+        gone = {node.output[0] for node in levels.nodes}
+        rest = [node for node in graph.node if node.output[0] not in gone]
+    else:
+        mean, std = (255 * np.array(part).reshape(3, 1, 1) for part in (preprocess.mean, preprocess.std))
+        pixels = add("Sub", [pixels, constant("frame.mean", mean.astype(np.float32))], "frame.shifted")
+        pixels = add("Mul", [pixels, constant("frame.scale", (1 / std).astype(np.float32))], "frame.normalised")
+        for reader in network.consumers[image.name]:
+            reader.input[:] = [pixels if name == image.name else name for name in reader.input]
+        rest = list(graph.node)
+    _replace(graph.node, [*nodes, *rest])
+    used = {name for node in graph.node for name in node.input}
+    _replace(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in used])
+    del graph.value_info[:]
+    image.type.tensor_type.elem_type = TensorProto.UINT8
+    _replace(image.type.tensor_type.shape.dim, [batch, height, width, onnx.TensorShapeProto.Dimension(dim_value=3)])
+    model.metadata_props.add(key=f"{PREFIX}frame", value=json.dumps(frame))
+
+
+def _levels(network: Network, preprocess: Preprocess) -> _Levels | None:
+    """The way of the image into its levels, None where it goes another: all 256 values of each channel are sent along
+    it, and each must come out as itself."""
+    pixels: NDArray[Any] = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
+    pixels = (pixels - np.array(preprocess.mean, np.float32)) / np.array(preprocess.std, np.float32)
+    # The last row is what the image is padded with.
+    values: NDArray[Any] = np.vstack([pixels, np.zeros((1, 3), np.float32)])
+    pads, nodes, tensor = (0, 0, 0, 0), [], network.graph.input[0].name
+    while len(readers := network.consumers.get(tensor, [])) == 1:
+        node = readers[0]
+        nodes.append(node)
+        tensor = node.output[0]
+        given = [numpy_helper.to_array(found) for name in node.input[1:] if (found := network.constant(name))]
+        if len(given) != len(node.input) - 1:
+            return None
+        if node.op_type == "Pad" and len(nodes) == len(given) == 1 and not node.attribute:
+            begin, end = np.split(given[0], 2)
+            if any(begin[:2]) or any(end[:2]) or min(*begin, *end) < 0:
+                return None
+            pads = (int(begin[2]), int(begin[3]), int(end[2]), int(end[3]))
+        elif node.op_type in ("Mul", "Add") and given[0].shape in ((1, 3, 1, 1), (3, 1, 1)):
+            constant = given[0].reshape(3)
+            values = values * constant if node.op_type == "Mul" else values + constant
+        elif node.op_type == "QuantizeLinear" and len(given) == 2 and given[0].size == 1:
+            scale, point = given
+            limits, shift = np.iinfo(point.dtype), 128 if point.dtype == np.int8 else 0
+            found = np.clip(np.rint(values / scale) + int(point), limits.min, limits.max) + shift
+            readers = network.consumers.get(tensor, [])
+            paired = all(one.op_type == "DequantizeLinear" and len(one.input) == 3 for one in readers)
+            if not paired or not np.array_equal(found[:256], np.repeat(np.arange(256)[:, None], 3, 1)):
+                return None
+            return _Levels(tuple(nodes), pads, found[256].astype(np.uint8), np.array(int(point) + shift, np.uint8))
+        else:
+            return None
+    return None
+
+
+def _replace(field: Any, values: list[Any]) -> None:
+    """Give a repeated field of a protobuf other values."""
+    kept = [type(value).FromString(value.SerializeToString()) for value in values]
+    del field[:]
+    field.extend(kept)

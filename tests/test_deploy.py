@@ -1,0 +1,77 @@
+"""The C++ program of pipelines/deploy: built against the runtimes that are here, it gives what Python gives."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+
+from edgeres import engines, onnx_io
+from edgeres.data import batches, open_images
+from edgeres.types import Target
+
+SOURCE = Path(__file__).parents[1] / "pipelines" / "deploy"
+HEADERS = (os.environ.get("ONNXRUNTIME_INCLUDE", ""), "/usr/include/onnxruntime", "/usr/local/include/onnxruntime")
+
+
+def options(runtime: str) -> list[str]:
+    """What CMake needs to find a runtime; skips the test where it is not there."""
+    if runtime == "openvino":
+        utils = pytest.importorskip("openvino.utils", reason="the extra `openvino` is not installed")
+        return [f"-DOpenVINO_DIR={utils.get_cmake_path()}", "-DONNXRUNTIME_INCLUDE="]
+    include = next((path for path in HEADERS if path and (Path(path) / "onnxruntime_cxx_api.h").is_file()), None)
+    libraries = sorted(Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.*"))
+    if include is None or not libraries:
+        pytest.skip("the headers of ONNX Runtime are not here; apt-get install libonnxruntime-dev (Debian 13)")
+    return [
+        f"-DONNXRUNTIME_INCLUDE={include}",
+        f"-DONNXRUNTIME_LIBRARY={libraries[0]}",
+        "-DCMAKE_DISABLE_FIND_PACKAGE_OpenVINO=ON",
+    ]
+
+
+def run(*command: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True)
+
+
+def frame(exported: Path, image_folder: Path) -> NDArray[np.uint8]:
+    images = open_images(image_folder).take([7])
+    (batch,) = batches(images, onnx_io.info(exported).preprocess, 1, frame="u8-nhwc")
+    return batch.images
+
+
+@pytest.mark.skipif(not (shutil.which("cmake") and shutil.which("c++")), reason="there is no cmake or C++ compiler")
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_the_program_gives_what_python_gives(runtime: str, exported: Path, image_folder: Path, tmp_path: Path) -> None:
+    found = options(runtime)
+    configured = run("cmake", "-S", SOURCE, "-B", tmp_path / "build", "-DCMAKE_BUILD_TYPE=Debug", *found)
+    assert not configured.returncode, configured.stderr
+    built = run("cmake", "--build", tmp_path / "build")
+    assert not built.returncode, built.stderr
+    assert "warning" not in built.stderr
+    classify = tmp_path / "build" / "classify"
+
+    target, name = Target(runtime, "cpu"), f"engine{'.blob' if runtime == 'openvino' else '.onnx'}"
+    engine = engines.build(exported, target, tmp_path / name, frame="u8-nhwc").path
+    pixels = frame(exported, image_folder)
+    (tmp_path / "frame.ppm").write_bytes(b"P6\n32 32\n255\n" + pixels.tobytes())
+    (tmp_path / "frame.raw").write_bytes(pixels.tobytes())
+    wanted = engines.load(engine, target).run(pixels)[0]
+    for file in ("frame.ppm", "frame.raw"):
+        told = run(classify, engine, tmp_path / file, "--threads", 1, "--logits")
+        assert not told.returncode, told.stderr
+        logits = np.array(told.stdout.split(), np.float32)
+        np.testing.assert_allclose(logits, wanted, atol=1e-5 * float(np.abs(wanted).max()))
+    shares = np.exp(wanted - wanted.max())
+    names = onnx_io.info(engine).classes
+    best = [f"{100 * shares[i] / shares.sum():5.1f} %  {names[i]}" for i in np.argsort(-wanted)[:5]]
+    assert run(classify, engine, tmp_path / "frame.ppm").stdout.splitlines() == best
+
+    floats = engines.build(exported, target, tmp_path / f"floats.{name}").path
+    assert "takes no frames; build it with `--input u8-nhwc`" in run(classify, floats, tmp_path / "frame.ppm").stderr
+    (tmp_path / "small.ppm").write_bytes(b"P6\n16 16\n255\n" + pixels.tobytes()[: 16 * 16 * 3])
+    assert "is no frame of 32 x 32 pixels" in run(classify, engine, tmp_path / "small.ppm").stderr
