@@ -4,8 +4,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgeres import backends, onnx_io, store
-from edgeres.backends import Engine, RuntimeLayer
+from edgeres.backends import Engine, LayerTime, RuntimeLayer
 from edgeres.errors import UsageError
 from edgeres.store import Artifact, Sidecar
 from edgeres.types import Settings, Target
@@ -80,6 +83,18 @@ def inspect(path: Path, target: Target) -> list[RuntimeLayer]:
     """What an engine, or an ONNX file once it is compiled, really does, read back from the runtime; as `load`."""
     _verify(path, target)
     return backends.find(target).inspect(path, target)
+
+
+def profile(
+    path: Path,
+    target: Target,
+    images: NDArray[np.float32],
+    threads: int | None = None,
+    settings: Settings | None = None,
+) -> list[LayerTime]:
+    """How long each operation of an engine, or of an ONNX file, takes of a call with such images; as `load`."""
+    _verify(path, target)
+    return backends.find(target).profile(path, target, images, threads, settings or {})
 
 
 def _verify(path: Path, target: Target) -> None:

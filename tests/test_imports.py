@@ -15,7 +15,7 @@ LAYERS = (
     {"cli"},
     {"tune"},
     {"pipeline", "ab", "baseline", "junit", "loadgen"},
-    {"explain"},
+    {"explain", "limits"},
     {"inspect"},
     {"lint"},
     {"export", "quantization", "measure", "evaluate", "report"},
