@@ -4,6 +4,7 @@ All files race; then the fastest is fitted and judged on labelled images, and wh
 none that is faster than FP32 holds the bound, layers are left in float until one does.
 """
 
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from edgeres.quantization.graph import Graph
 from edgeres.quantization.quantize import AUTO, METHOD, quantize
 from edgeres.quantization.sensitivity import within
 from edgeres.tune import space
-from edgeres.tune.race import Lane, race
+from edgeres.tune.race import EQUAL, Lane, race
 from edgeres.tune.space import Candidate, Choice
 from edgeres.tune.trials import Quality, Trials, key
 from edgeres.types import Target
@@ -253,9 +254,11 @@ class _Search:
 
 
 def _gains(settled: Sequence[Lane[Candidate]], plain: Candidate) -> list[Candidate]:
-    """The ways to run that came in before the runtime's own defaults, the fastest first; none where those won."""
-    ahead = [lane.candidate for lane in settled if not lane.dropped and lane.candidate.choice == plain.choice]
-    return ahead[: ahead.index(plain)] if plain in ahead else ahead
+    """The ways to run that are faster than the runtime's own defaults by more than nothing, the fastest first, those
+    that lost to it in the race among them."""
+    ratios = {lane.candidate: lane.ratio for lane in settled if lane.candidate.choice == plain.choice}
+    slower = ratios.get(plain, math.inf)
+    return sorted((one for one, ratio in ratios.items() if ratio * EQUAL < slower), key=ratios.__getitem__)
 
 
 def _slug(name: str) -> str:
