@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from edgeres import backends, frames, locks, onnx_io, signature, store
-from edgeres.backends import Backend, Engine, RuntimeLayer
+from edgeres.backends import Backend, Engine, LayerTime, RuntimeLayer
 from edgeres.errors import MissingRuntime, UsageError
 from edgeres.store import Artifact, Sidecar
-from edgeres.types import Frame, Settings, Target
+from edgeres.types import Frame, Images, Settings, Target
 
 
 def build(
@@ -99,6 +99,18 @@ def load(
 def inspect(path: Path, target: Target) -> list[RuntimeLayer]:
     """What an engine, or an ONNX file once it is compiled, really does, read back from the runtime; as `load`."""
     return backends.find(target).inspect(path, target, _verify(path, target))
+
+
+def profile(
+    path: Path,
+    target: Target,
+    images: Images,
+    threads: int | None = None,
+    settings: Settings | None = None,
+) -> list[LayerTime]:
+    """How long each operation of an engine, or of an ONNX file, takes of a call with such images; as `load`."""
+    content = _verify(path, target)
+    return backends.find(target).profile(path, target, images, threads, settings or {}, content)
 
 
 def _verify(path: Path, target: Target) -> bytes | None:

@@ -90,7 +90,7 @@ def inspect(path: Path, target: Target, source: Path | None = None) -> Inspectio
         nodes = network.layers
         layers = [_layer(network, node, "refused") for node in nodes]
         return Inspection(_shared(layers), tuple(known), versions, str(error))
-    found = {qdq.name(node): run for node in network.layers if (run := _run(network, node, built))}
+    found = hosts(network, built)
     sidecar = store.read_sidecar(model)
     given = sidecar.parameters.get("scheme") if sidecar and sidecar.kind == "quantized" else None
     findings = [
@@ -101,17 +101,22 @@ def inspect(path: Path, target: Target, source: Path | None = None) -> Inspectio
     return Inspection(_shared(_joined(network, built, found)), tuple(findings), versions)
 
 
+def hosts(network: Network, built: Sequence[RuntimeLayer]) -> dict[str, RuntimeLayer]:
+    """The runtime's layer that does the arithmetic of each convolution and classifier, by its name in the file."""
+    return {qdq.name(node): run for node in network.layers if (run := _run(network, node, built))}
+
+
 def _joined(network: Network, built: Sequence[RuntimeLayer], found: Mapping[str, RuntimeLayer]) -> Iterator[Layer]:
     """The layers, sums and pools in the order of the graph."""
     wanted = {qdq.name(node) for node in (*network.layers, *network.others)}
-    hosts = {id(run): layer for layer, run in found.items()}
+    by_run = {id(run): layer for layer, run in found.items()}
     for node in network.graph.node:
         label = qdq.name(node)
         if label not in wanted:
             continue
         run = found.get(label) if node.op_type in qdq.WEIGHTS else _other(network, node, built, found)
         made = _layer(network, node, run.precision if run else "not told", run.kernel if run else "")
-        yield replace(made, within=hosts.get(id(run))) if node.op_type not in qdq.WEIGHTS else made
+        yield replace(made, within=by_run.get(id(run))) if node.op_type not in qdq.WEIGHTS else made
 
 
 def _layer(network: Network, node: NodeProto, precision: str, kernel: str = "") -> Layer:

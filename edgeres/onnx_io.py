@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
-from edgeres import limits, signature, store
+from edgeres import onnx_limits, signature, store
 from edgeres.errors import InputError
 from edgeres.types import Frame, Images, Preprocess, Task
 
@@ -59,16 +59,16 @@ class ModelInfo:
 
 
 def load(path: Path, content: bytes | None = None) -> onnx.ModelProto:
-    """Read a whole ONNX file, or its `content`; UsageError where it is absent, InputError where it is no ONNX model, or not
-    within `edgeres.limits`."""
+    """Read a whole ONNX file, or its `content`; UsageError where it is absent, InputError where it is no ONNX model, or
+    not within `edgeres.onnx_limits`."""
     try:
-        model = onnx.load_model_from_string(store.read(path, limits.FILE) if content is None else content)
+        model = onnx.load_model_from_string(store.read(path, onnx_limits.FILE) if content is None else content)
     except DecodeError:
         raise InputError(f"{path} is not an ONNX model; export it again.") from None
     if len(model.graph.input) != 1 or not model.graph.output:
         counts = f"{len(model.graph.input)} inputs and {len(model.graph.output)} outputs"
         raise InputError(f"{path} has {counts}; edgeres takes networks with one image input.")
-    limits.check(model, path, strict=True)
+    onnx_limits.check(model, path, strict=True)
     batch, *sides = input_shape(model) or (None,)
     if len(sides) != 3 or batch == 0 or not all(sides):
         raise InputError(f"{path} does not take images (N, 3, H, W) of one size; export it again.")

@@ -228,6 +228,10 @@ def test_settings_that_are_none_are_refused(exported: Path) -> None:
     pytest.importorskip("openvino", reason="the extra `openvino` is not installed")
     with pytest.raises(UsageError, match="'fastest' is not one of onnxruntime's: disable_all, basic"):
         engines.load(exported, CPU, settings={"graph_optimization_level": "fastest"})
+    with pytest.raises(UsageError, match="enable_cpu_mem_arena 'off' is not one of onnxruntime's: 0, 1"):
+        engines.load(exported, CPU, settings={"enable_cpu_mem_arena": "off"})
+    with pytest.raises(UsageError, match="execution_mode 'serial' is not one of onnxruntime's: sequential, parallel"):
+        engines.load(exported, CPU, settings={"execution_mode": "serial"})
     with pytest.raises(BuildError, match=r"openvino refuses .*for CPU"):
         engines.load(exported, OPENVINO, settings={"NO_SUCH_THING": "1"})
     with pytest.raises(UsageError, match="tensorrt-rtx takes no settings such as fast; leave them out"):

@@ -2,11 +2,11 @@
 
 from importlib import import_module
 
-from edgeres.backends.base import Availability, Backend, Engine, RuntimeLayer
+from edgeres.backends.base import Availability, Backend, Engine, LayerTime, RuntimeLayer
 from edgeres.errors import UsageError
 from edgeres.types import Target
 
-__all__ = ["BACKENDS", "Availability", "Backend", "Engine", "RuntimeLayer", "find"]
+__all__ = ["BACKENDS", "Availability", "Backend", "Engine", "LayerTime", "RuntimeLayer", "find"]
 
 BACKENDS = {
     "onnxruntime": "onnxruntime",

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres.errors import InputError
+from edgeres.errors import InputError, UsageError
 from edgeres.types import Images, Precision, Settings, Target
 
 NONE: Settings = {}
@@ -55,6 +55,21 @@ class RuntimeLayer:
         return PRECISIONS.get(self.reads, self.reads) or "not told"
 
 
+@dataclass(frozen=True)
+class LayerTime:
+    """What `layer` takes of a call: `ms` milliseconds, the median of many calls, and `least`, that of the quickest; it
+    reads and writes `moved` bytes of activations."""
+
+    layer: RuntimeLayer
+    ms: float
+    least: float
+    moved: int
+
+
+WARM_CALLS, PROFILED_CALLS = 10, 50
+"""Calls of a profile: those that do not count, and those whose median is taken."""
+
+
 class Engine(ABC):
     """A loaded model on its device, for one input and float32 outputs."""
 
@@ -92,6 +107,13 @@ class Engine(ABC):
     def stream(self, batches: Iterable[Images]) -> Iterator[NDArray[np.float32]]:
         """The first output of many batches, in their order; some runtimes have several under way at once."""
         return map(self.run, batches)
+
+    def beside(self) -> "Engine":
+        """This engine for a second caller, whose `run` may go on at the same time as this one's, on the same weights.
+
+        Only where `streams` is more than one.
+        """
+        return self
 
     def device_ms(self) -> float | None:
         """Milliseconds of the last `run` inside the runtime or on its device; None where it does not tell."""
@@ -162,3 +184,20 @@ class Backend(ABC):
         `content` as in `load`. MissingRuntime, BuildError, UsageError as in `build`, and UsageError
         where the runtime keeps its operations to itself.
         """
+
+    def profile(
+        self,
+        path: Path,
+        target: Target,
+        images: Images,
+        threads: int | None = None,
+        settings: Settings = NONE,
+        content: bytes | None = None,
+    ) -> list[LayerTime]:
+        """How long each operation takes of a call with such images, in order, as the runtime itself clocks it.
+
+        `content` as in `load`. Raises as `load`; UsageError where the runtime has no clock for it here.
+        """
+        raise UsageError(
+            f"{self.name} does not tell here how long each layer takes; profile on onnxruntime or openvino."
+        )

@@ -1,10 +1,12 @@
 """ONNX Runtime: the Q/DQ ONNX file is the engine itself; the runtime fuses it when it loads."""
 
+import json
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,16 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from edgeres import locks, machine, onnx_io
-from edgeres.backends.base import NONE, Availability, Backend, Engine, RuntimeLayer
+from edgeres.backends.base import (
+    NONE,
+    PROFILED_CALLS,
+    WARM_CALLS,
+    Availability,
+    Backend,
+    Engine,
+    LayerTime,
+    RuntimeLayer,
+)
 from edgeres.errors import BuildError, MissingRuntime, UsageError
 from edgeres.types import Images, Settings, Target
 
@@ -30,6 +41,9 @@ PROVIDERS = {
 """Device -> execution provider and the package that brings it."""
 STREAMS = 8
 """Batches under way at once on a CPU that streams: threads that share one batch wait for each other at every layer."""
+ENUMS = {"graph_optimization_level": "GraphOptimizationLevel", "execution_mode": "ExecutionMode"}
+SWITCHES = ("enable_cpu_mem_arena", "enable_mem_pattern")
+"""Settings that are attributes of the session's options, not config entries: of an enum, or 0 and 1."""
 OPERATORS = {
     **dict.fromkeys(("QLinearConv", "ConvInteger", "FusedConv", "NhwcFusedConv", "NhwcConv"), "Conv"),
     **dict.fromkeys(("QGemm", "FusedGemm", "MatMul", "FusedMatMul", "MatMulInteger", "QLinearMatMul"), "Gemm"),
@@ -110,6 +124,25 @@ class OnnxRuntime(Backend):
             self._session(path, target, None, optimized, content=content)
             return _layers(onnx.load(optimized).graph)
 
+    def profile(
+        self,
+        path: Path,
+        target: Target,
+        images: Images,
+        threads: int | None = None,
+        settings: Settings = NONE,
+        content: bytes | None = None,
+    ) -> list[LayerTime]:
+        with locks.scratch() as folder:
+            optimized = folder / "optimized.onnx"
+            session = self._session(path, target, threads, optimized, settings, content, folder / "profile")
+            engine = _Session(session, _runtime().__version__, threads, 1)
+            for _ in range(WARM_CALLS + PROFILED_CALLS):
+                engine.run(images)
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+            layers = {layer.name: layer for layer in _layers(onnx.load(optimized).graph)}
+        return _times(events, layers)
+
     def _session(
         self,
         path: Path,
@@ -118,8 +151,10 @@ class OnnxRuntime(Backend):
         optimized: Path | None = None,
         settings: Settings = NONE,
         content: bytes | None = None,
+        profile: Path | None = None,
     ) -> Any:
-        """A session on the target's provider; the graph that it runs is written to `optimized`."""
+        """A session on the target's provider; the graph that it runs is written to `optimized`, and how long its nodes
+        take to a file that begins with `profile`."""
         provider = self._provider(target)
         onnxruntime = _runtime()
         if provider not in onnxruntime.get_available_providers():
@@ -131,9 +166,11 @@ class OnnxRuntime(Backend):
             options.intra_op_num_threads = threads
         if optimized:
             options.optimized_model_filepath = str(optimized)
+        if profile:
+            options.enable_profiling, options.profile_file_prefix = True, str(profile)
         for key, value in settings.items():
-            if key == "graph_optimization_level":
-                options.graph_optimization_level = _level(value)
+            if key in ENUMS or key in SWITCHES:
+                setattr(options, key, _option(key, value))
             else:
                 options.add_session_config_entry(key, value)
         types = {tensor.data_type for tensor in onnx_io.load(path, content).graph.initializer}
@@ -163,15 +200,15 @@ class OnnxRuntime(Backend):
         return PROVIDERS[target.device][0]
 
 
-def _level(name: str) -> Any:
-    """`basic`, `extended` or `all` of the graph's optimisations."""
-    try:
-        return getattr(
-            _runtime().GraphOptimizationLevel, f"ORT_{'ENABLE_' if name != 'disable_all' else ''}{name.upper()}"
-        )
-    except AttributeError:
-        known = "disable_all, basic, extended, layout or all"
-        raise UsageError(f"graph_optimization_level {name!r} is not one of onnxruntime's: {known}.") from None
+def _option(key: str, value: str) -> Any:
+    """The value of an attribute of the session's options; of enums by the names without what they all begin with."""
+    known: dict[str, Any] = {"0": False, "1": True}
+    if key in ENUMS:
+        members = getattr(_runtime(), ENUMS[key]).__members__.items()
+        known = {name.removeprefix("ORT_").removeprefix("ENABLE_").lower(): member for name, member in members}
+    if value not in known:
+        raise UsageError(f"{key} {value!r} is not one of onnxruntime's: {', '.join(known)}.")
+    return known[value]
 
 
 class _Session(Engine):
@@ -233,6 +270,22 @@ def _layers(graph: onnx.GraphProto) -> list[RuntimeLayer]:
         names = dict.fromkeys(_GIVEN.sub("", name) for name in (node.name, *node.output))
         kind = str(helper.tensor_dtype_to_np_dtype(reads)) if reads else ""
         made.append(RuntimeLayer(node.name, tuple(operators), nchwc + node.op_type, kind, (*names, *behind)))
+    return made
+
+
+def _times(events: Sequence[dict[str, Any]], layers: Mapping[str, RuntimeLayer]) -> list[LayerTime]:
+    """The nodes of a profile by name, in the order of their first run."""
+    taken: dict[str, list[dict[str, Any]]] = {}
+    for event in events:
+        if event["cat"] == "Node" and event["name"].endswith("_kernel_time"):
+            taken.setdefault(event["name"].removesuffix("_kernel_time"), []).append(event)
+    made = []
+    for name, runs in taken.items():
+        told, kind = runs[-1]["args"], runs[-1]["args"]["op_name"]
+        layer = layers.get(name) or RuntimeLayer(name, (OPERATORS.get(kind, kind),), kind, "", ())
+        moved = int(told["activation_size"]) + int(told["output_size"])  # packed weights are not told
+        counted = [run["dur"] / 1e3 for run in runs[-PROFILED_CALLS:]]
+        made.append(LayerTime(layer, median(counted), min(counted), moved))
     return made
 
 

@@ -7,13 +7,23 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from math import prod
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeres import machine, processes, store
-from edgeres.backends.base import NONE, Availability, Backend, Engine, RuntimeLayer
+from edgeres.backends.base import (
+    NONE,
+    PROFILED_CALLS,
+    WARM_CALLS,
+    Availability,
+    Backend,
+    Engine,
+    LayerTime,
+    RuntimeLayer,
+)
 from edgeres.errors import BuildError, MissingRuntime, UsageError
 from edgeres.types import Images, Settings, Target
 
@@ -29,6 +39,8 @@ OPERATORS = {
     "Convert": "Cast",
 }
 """Type of a runtime layer -> the ONNX operator that it does."""
+ENDS = ("Const", "Input", "Output")
+"""Types of runtime layers that do nothing."""
 TYPES = {"u8": "uint8", "i8": "int8", "f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
 
@@ -111,7 +123,31 @@ class OpenVino(Backend):
 
     def inspect(self, path: Path, target: Target, content: bytes | None = None) -> list[RuntimeLayer]:
         operations = self._compile(path, target, content=content).get_runtime_model().get_ordered_ops()
-        return [_layer(one) for one in operations if _told(one, "layerType") not in ("Const", "Input", "Output")]
+        return [_layer(one) for one in operations if _told(one, "layerType") not in ENDS]
+
+    def profile(
+        self,
+        path: Path,
+        target: Target,
+        images: Images,
+        threads: int | None = None,
+        settings: Settings = NONE,
+        content: bytes | None = None,
+    ) -> list[LayerTime]:
+        compiled = self._compile(path, target, threads, settings={**settings, "PERF_COUNT": "YES"}, content=content)
+        engine = _Compiled(compiled, target)
+        taken: dict[str, list[float]] = {}
+        for call in range(WARM_CALLS + PROFILED_CALLS):
+            engine.run(images)
+            for told in engine.request.get_profiling_info() if call >= WARM_CALLS else ():
+                if told.status.name == "EXECUTED":
+                    taken.setdefault(told.node_name, []).append(told.real_time.total_seconds() * 1e3)
+        operations = compiled.get_runtime_model().get_ordered_ops()
+        return [
+            LayerTime(_layer(one), median(taken[name]), min(taken[name]), _moved(one, len(images)))
+            for one in operations
+            if (name := one.get_friendly_name()) in taken and _told(one, "layerType") not in ENDS
+        ]
 
     def _compile(
         self,
@@ -154,7 +190,7 @@ class _Compiled(Engine):
         import openvino
 
         self.tensor = openvino.Tensor
-        self.compiled = compiled
+        self.compiled, self.target = compiled, target
         self.request = compiled.create_infer_request()
         self.bound: Images | None = None
         self.outputs = tuple(output.any_name for output in compiled.outputs)
@@ -183,6 +219,9 @@ class _Compiled(Engine):
             busy.append(request)
         while busy:
             yield self._finish(busy, idle)
+
+    def beside(self) -> Engine:
+        return _Compiled(self.compiled, self.target)
 
     def device_ms(self) -> float | None:
         return float(self.request.latency)
@@ -229,6 +268,17 @@ def _layer(operation: Any) -> RuntimeLayer:
     if kernel.startswith(("undef", "unknown")):  # chosen at the first inference
         kernel = kind
     return RuntimeLayer(name, tuple(operators), kernel, TYPES.get(reads, reads), tuple(origins), weight_bytes)
+
+
+def _moved(operation: Any, batch: int) -> int:
+    """The bytes of activations that a runtime layer reads and writes; the batch is the one side that may be free."""
+    read = (given.get_source_output() for given in operation.inputs())
+    ends = [end for end in read if _told(end.get_node(), "layerType") != "Const"] + list(operation.outputs())
+    moved = 0
+    for end in ends:
+        shape = [batch if side.is_dynamic else side.get_length() for side in end.get_partial_shape()]
+        moved += prod(shape) * end.get_element_type().size if len(shape) > 1 else 0  # not a bias
+    return moved
 
 
 def _names(operation: Any) -> list[str]:

@@ -86,15 +86,32 @@ def bench(
     reference: Annotated[
         Path | None, typer.Option(help="The FP32 file, of whose top-1 on --data 99 % must be kept.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for LoadGen's logs.")] = None,
+    roofline: Annotated[
+        bool, typer.Option("--roofline", help="Hold each layer of an ONNX file against what this machine can do.")
+    ] = False,
+    p99: Annotated[
+        float | None, typer.Option(min=0.001, help="Search for the most images a second within so many milliseconds.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for LoadGen's logs; a picture (.svg) of --roofline or --p99."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure the latency and the throughput of an engine, or run a scenario of MLPerf: exit 4 where it is invalid."""
     from edgeres import measure
+    from edgeres.cli import limits
     from edgeres.measure.show import text
     from edgeres.types import Target
 
     subject = measure.Subject(engine, Target.parse(target), batch, threads)
+    if bool(scenario) + roofline + bool(p99) > 1:
+        raise UsageError("--scenario, --roofline and --p99 measure different things; give one of them.")
+    if roofline:
+        limits.roofline(subject, out, as_json)
+        return
+    if p99:
+        raise typer.Exit(limits.bounded(subject, p99, out, as_json))
     if scenario is None:
         if data or reference or out or seconds or qps or bound:
             raise UsageError("--data, --reference, --out, --seconds, --qps and --bound go with a --scenario; name one.")

@@ -77,7 +77,9 @@ async def scheduler(address: str, certificates: Path | None = None) -> Any:
     trusted = security(address, certificates, "scheduler")
     distributed = dask()
     options: dict[str, Any] = {"dashboard": False, "dashboard_address": "127.0.0.1:0", "extensions": {}}
-    made = distributed.Scheduler(host=address.rpartition(":")[0], port=urlsplit(address).port or PORT, security=trusted, **options)
+    made = distributed.Scheduler(
+        host=address.rpartition(":")[0], port=urlsplit(address).port or PORT, security=trusted, **options
+    )
     for name in set(made.handlers) - SCHEDULER:
         del made.handlers[name]
     await made

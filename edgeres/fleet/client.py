@@ -87,7 +87,9 @@ class Fleet:
         except (asyncio.CancelledError, OSError, asyncio.TimeoutError):
             raise
         except Exception as error:  # Dask's own: it gave the task up
-            raise EdgeresError(f"{device} was lost again and again while it worked ({type(error).__name__}); look at it.") from None
+            raise EdgeresError(
+                f"{device} was lost again and again while it worked ({type(error).__name__}); look at it."
+            ) from None
 
     def _away(self, device: str) -> EdgeresError:
         there = ", ".join(self.names()) or "none"

@@ -9,7 +9,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import external_data_helper
 
-from edgeres import limits, onnx_io, store
+from edgeres import onnx_io, onnx_limits, store
 from edgeres.errors import InputError, MissingRuntime, UsageError
 from edgeres.foreign.ends import Classes
 from edgeres.parity import Array
@@ -37,10 +37,10 @@ def read(path: Path) -> Source:
 def _onnx(path: Path) -> Source:
     digests = {"onnx": store.digest(path)}
     try:
-        light = onnx.load_model_from_string(store.read(path, limits.FILE))
+        light = onnx.load_model_from_string(store.read(path, onnx_limits.FILE))
         if light.graph.node:
-            limits.check(light, path)
-        beside = {location: path.parent / location for location in limits.external(light)}
+            onnx_limits.check(light, path)
+        beside = {location: path.parent / location for location in onnx_limits.external(light)}
         onnx_io.refuse(sum(one.stat().st_size for one in (path, *beside.values())), path)
         digests |= {f"data {location}": store.digest(one) for location, one in beside.items()}
         external_data_helper.load_external_data_for_model(light, str(path.parent))

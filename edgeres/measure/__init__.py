@@ -4,23 +4,27 @@ Several engines are measured in turn, one fresh process a round, so that what ch
 for all of them: compare figures of one call, as ratios. The clock is `time.perf_counter_ns`, around the whole call:
 host to host. A last process of each engine measures its throughput.
 
-    child.py        what such a process does: warm-up, timed calls, throughput
+    child.py        what such a process does: warm-up, timed calls, throughput, calls under load, the runtime's profile
     conditions.py   what else the machine did meanwhile
     energy.py       the meters of processors, Jetson boards and NVIDIA GPUs
     summary.py      rounds -> figures, and what makes them doubtful
+    peaks.py        what the machine can do at most: arithmetic and memory
 """
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from edgeres import processes
+from edgeres.backends import LayerTime, RuntimeLayer
 from edgeres.errors import EdgeresError
 from edgeres.measure.child import Subject
 from edgeres.measure.summary import Measured, summary
 
-__all__ = ["Measured", "ROUNDS", "Subject", "measure"]
+__all__ = ["Load", "Measured", "ROUNDS", "Subject", "measure", "profile", "under_load"]
 
 ROUNDS = 5
 """Processes of an engine: three leave the interval of the median too narrow, as they differ."""
@@ -51,6 +55,42 @@ def measure(
             progress(1)
         found.append(summary(subject, outcome, rates))
     return found
+
+
+@dataclass(frozen=True)
+class Load:
+    """`streams` callers at once, `batch` images a call: images a second, and the milliseconds of each call, a list for
+    each process. `fixed`: the engine has that batch alone."""
+
+    batch: int
+    fixed: bool
+    streams: int
+    images_per_second: float
+    samples: tuple[tuple[float, ...], ...]
+
+
+def under_load(subject: Subject, rounds: int, progress: Callable[[int], object] = lambda processes: None) -> Load:
+    """An engine with `subject.streams` callers at once, each of whom asks again as soon as it is answered; raises as
+    `measure`. `streams` of the result are those that the runtime really has."""
+    found = []
+    for _ in range(rounds):
+        found.append(_in_a_process("under_load", subject))
+        progress(1)
+    rate = float(np.mean([one["images_per_second"] for one in found]))
+    samples = tuple(tuple(one["samples"]) for one in found)
+    return Load(found[0]["batch"], found[0]["fixed"], found[0]["streams"], rate, samples)
+
+
+def profile(subject: Subject) -> tuple[int, list[LayerTime]]:
+    """The images of a call, and how long each layer took of it, clocked by the runtime in a process of its own; raises
+    as `measure`, and UsageError where the runtime has no such clock."""
+    found = _in_a_process("profile", subject)
+    return int(found["batch"]), [_layer_time(one) for one in found["layers"]]
+
+
+def _layer_time(told: dict[str, Any]) -> LayerTime:
+    lists = {name: tuple(told["layer"][name]) for name in ("operators", "origins")}
+    return LayerTime(RuntimeLayer(**{**told["layer"], **lists}), told["ms"], told["least"], told["moved"])
 
 
 def _in_a_process(task: str, subject: Subject) -> dict[str, Any]:

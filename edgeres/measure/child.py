@@ -2,8 +2,11 @@
 
 import gc
 import json
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import repeat
 from pathlib import Path
@@ -30,18 +33,21 @@ BATCHES = (1, 4, 16)
 """At which throughput is measured, where the batch is free."""
 THROUGHPUT_SECONDS = 0.3
 """Shortest span of one measured throughput."""
+LOADED = 400
+"""Fewest calls of a round under load: four of them are beyond p99."""
 
 
 @dataclass(frozen=True)
 class Subject:
     """An engine file to be measured. `threads` None leaves the runtime's default; a fixed batch is the engine's own;
-    `settings` are the runtime's own options."""
+    `settings` are the runtime's own options; `streams` calls are under way at once, where it is `under_load`."""
 
     path: Path
     target: Target
     batch: int = 1
     threads: int | None = None
     settings: Settings = field(default_factory=dict)
+    streams: int = 1
 
 
 def latency(subject: Subject) -> dict[str, Any]:
@@ -144,12 +150,60 @@ def images_per_second(engine: Engine, images: Images) -> float:
     return done / (time.monotonic() - start)
 
 
+def under_load(subject: Subject) -> dict[str, Any]:
+    """One round of callers, one a stream, each of whom asks again as soon as it has its answer: the `samples` in
+    milliseconds in the order of their ends, `batch` and whether the engine has it `fixed`, the `streams` that the
+    runtime really has, images a second."""
+    engine = engines.load(
+        subject.path, subject.target, subject.threads, streams=subject.streams, settings=subject.settings
+    )
+    images = pixels(engine, subject.batch)
+    callers = [engine, *(engine.beside() for _ in range(engine.streams - 1))]
+    ready, done = threading.Barrier(len(callers)), deque[tuple[float, float]]()
+    begun = [0.0] * len(callers)
+
+    def ask(index: int) -> None:
+        for _ in range(WARM_WINDOW):
+            callers[index].run(images)
+        ready.wait()
+        start = begun[index] = time.monotonic()
+        while (span := time.monotonic() - start) < SECONDS or len(done) < LOADED:
+            if span > LONGEST and len(done) >= 5:
+                break
+            taken = _timed(lambda: callers[index].run(images))
+            done.append((time.monotonic(), taken))
+
+    gc.disable()
+    with ThreadPoolExecutor(len(callers)) as pool:
+        list(pool.map(ask, range(len(callers))))
+    gc.enable()
+    ended = sorted(done)
+    return {
+        "samples": [taken for _, taken in ended],
+        "batch": len(images),
+        "fixed": engine.input_shape[0] is not None,
+        "streams": len(callers),
+        "images_per_second": len(images) * len(ended) / (ended[-1][0] - min(begun)),
+    }
+
+
+def profile(subject: Subject) -> dict[str, Any]:
+    """The `layers` as `backends.LayerTime`, and the `batch`."""
+    engine = engines.load(subject.path, subject.target, subject.threads, settings=subject.settings)
+    images = pixels(engine, subject.batch)
+    found = engines.profile(subject.path, subject.target, images, subject.threads, subject.settings)
+    return {"layers": [asdict(one) for one in found], "batch": len(images)}
+
+
+TASKS = {"latency": latency, "throughput": throughput, "under_load": under_load, "profile": profile}
+
+
 def main(task: str, request: str) -> None:
-    """One engine, one line of JSON: what `latency` or `throughput` found, or the error."""
+    """One engine, one line of JSON: what one of `TASKS` found, or the error."""
 
     def work() -> dict[str, Any]:
         asked = json.loads(request)
         subject = Subject(**{**asked, "path": Path(asked["path"]), "target": Target.parse(asked["target"])})
-        return {"latency": latency, "throughput": throughput}[task](subject)
+        return TASKS[task](subject)
 
     processes.answer(work)

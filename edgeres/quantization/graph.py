@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from edgeres import limits
+from edgeres import onnx_limits
 from edgeres.errors import InputError
 
 WEIGHTED = ("Conv", "Gemm")
@@ -135,7 +135,7 @@ class Graph:
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every activation tensor of floats; a free batch counts as 1."""
-        graph = onnx.shape_inference.infer_shapes(limits.without_weights(self.model)).graph
+        graph = onnx.shape_inference.infer_shapes(onnx_limits.without_weights(self.model)).graph
         return {
             value.name: tuple(side.dim_value or 1 for side in value.type.tensor_type.shape.dim)
             for value in [*graph.input, *graph.value_info, *graph.output]

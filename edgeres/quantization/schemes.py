@@ -1,7 +1,8 @@
 """One small object per runtime: which tensors carry Q/DQ, of which type, and what the file must look like."""
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -112,9 +113,21 @@ ALIASES = {"onnxruntime-avx2": "onnxruntime"}
 """Paired weights are right on every x86 CPU; who looks for the scheme without VNNI finds it by that name, too."""
 
 
+_ALTERED = re.compile(rf"(.+?)((?:[+-](?:{'|'.join(role.value for role in Role)}))+)")
+
+
 def find(name: str) -> Scheme:
-    """UsageError where there is no such scheme."""
-    name = ALIASES.get(name, name)
-    if name not in SCHEMES:
-        raise UsageError(f"there is no scheme {name!r}; there are {', '.join((*SCHEMES, *ALIASES))}.")
-    return SCHEMES[name]
+    """The scheme of a name, which may add roles or take some away: `openvino+branch`, `onnxruntime-shortcut-head`.
+
+    UsageError where there is no such scheme.
+    """
+    altered = _ALTERED.fullmatch(name) if name not in SCHEMES else None
+    base = altered[1] if altered else name
+    base = ALIASES.get(base, base)
+    if base not in SCHEMES:
+        raise UsageError(f"there is no scheme {base!r}; there are {', '.join((*SCHEMES, *ALIASES))}.")
+    scheme = SCHEMES[base]
+    for sign, role in re.findall(r"([+-])(\w+)", altered[2]) if altered else ():
+        roles = scheme.roles | {Role(role)} if sign == "+" else scheme.roles - {Role(role)}
+        scheme = replace(scheme, name=f"{scheme.name}{sign}{role}", roles=roles)
+    return scheme

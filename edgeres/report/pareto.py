@@ -41,7 +41,7 @@ def pareto(rows: Sequence[Row], width: int, height: int) -> str:
     share = headline is None or headline.unit == "share"
     margin = max(0.06 * (high - low), 0.25 if share else 0.01 * abs(high)) or 1.0
     low, high = max(low - margin, 0.0) if low >= 0 else low - margin, high + margin
-    ticks = _steps(low, min(high, 100.0) if share else high)
+    ticks = steps(low, min(high, 100.0) if share else high)
     named = [f"{abs(tick):g}" for tick in ticks]
     frame = svg.Box(max(36.0, 8 + _GLYPH * max(map(len, named))), 26.0, width - 10.0, height - 42.0)
 
@@ -51,7 +51,7 @@ def pareto(rows: Sequence[Row], width: int, height: int) -> str:
     def y(level: float) -> float:
         return frame.bottom - (frame.bottom - frame.top) * (level - low) / (high - low)
 
-    drawn = [svg.grid([(x(tick), f"{tick:g}") for tick in _decades(fast, slow)], frame, upright=True)]
+    drawn = [svg.grid([(x(tick), f"{tick:g}") for tick in decades(fast, slow)], frame, upright=True)]
     drawn.append(svg.grid([(y(tick), name) for tick, name in zip(ticks, named, strict=True)], frame, upright=False))
     drawn.append(
         svg.text((frame.left + frame.right) / 2, height - 4.0, "p50, milliseconds (logarithmic)", "axis middle")
@@ -158,7 +158,7 @@ def _staircase(corners: Sequence[tuple[float, float]]) -> str:
     return f"M{left:.1f} {down:.1f}" + "".join(f"H{right:.1f}V{up:.1f}" for right, up in rest)
 
 
-def _decades(low: float, high: float) -> list[float]:
+def decades(low: float, high: float) -> list[float]:
     """1, 2 and 5 of every power of ten between two bounds, and more of each where those are fewer than three."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks: list[float] = []
@@ -169,7 +169,7 @@ def _decades(low: float, high: float) -> list[float]:
     return ticks
 
 
-def _steps(low: float, high: float) -> list[float]:
+def steps(low: float, high: float) -> list[float]:
     """At most seven round numbers between two bounds."""
     sizes = (multiple * 10.0**power for power in range(-9, 9) for multiple in (1, 2, 5))
     step = next(size for size in sizes if (high - low) / size <= 6 + 1e-9)

@@ -54,5 +54,5 @@ def tune_recipe(
         threads=chosen.threads,
         settings=dict(chosen.settings),
     )
-    quantization = recipe.quantization.model_copy(update={"level": FITTED, "method": "mse"})
+    quantization = recipe.quantization.model_copy(update={"level": FITTED, "method": found.method})
     return recipe.model_copy(update={"targets": [part], "quantization": quantization}), found

@@ -4,6 +4,7 @@ All files race; then the fastest is fitted and judged on labelled images, and wh
 none that is faster than FP32 holds the bound, layers are left in float until one does.
 """
 
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from edgeres import backends, engines, evaluate, locks, machine, onnx_io
+from edgeres import backends, engines, evaluate, locks, machine, onnx_io, store
 from edgeres.data import ImageSet
 from edgeres.errors import EdgeresError
 from edgeres.evaluate import Predictions
@@ -19,10 +20,10 @@ from edgeres.measure import Subject, measure
 from edgeres.progress import Progress, Silent
 from edgeres.quantization.calibrate import calibrate
 from edgeres.quantization.graph import Graph
-from edgeres.quantization.quantize import quantize
+from edgeres.quantization.quantize import AUTO, METHOD, quantize
 from edgeres.quantization.sensitivity import within
 from edgeres.tune import space
-from edgeres.tune.race import Lane, race
+from edgeres.tune.race import EQUAL, Lane, race
 from edgeres.tune.space import Candidate, Choice
 from edgeres.tune.trials import Quality, Trials, key
 from edgeres.types import Frame, Target
@@ -50,13 +51,21 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuned:
-    """The chosen candidate with its engine; `reference` is EXACT; all `trials`, judged on so many labelled `images`."""
+    """The chosen candidate with its engine; `reference` is EXACT; all `trials`, judged on so many labelled `images`;
+    `methods` are the range methods that were compared for its file, with the SQNR of the logits in dB: the best is
+    used."""
 
     best: Trial
     engine: Path
     reference: Trial
     trials: tuple[Trial, ...]
     images: int
+    methods: dict[str, float]
+
+    @property
+    def method(self) -> str:
+        """The range method of the chosen file."""
+        return max(self.methods, key=self.methods.__getitem__, default=METHOD)
 
 
 def tune(
@@ -107,10 +116,20 @@ class _Search:
             best, lanes = rescue[0].candidate, [*lanes, *rescue]
         ways = [*space.runs(self.target, best.choice), EXACT]
         settled = self._race(f"ways to run {best.choice.name}", list(dict.fromkeys(ways)))
+        gains = _gains(settled, Candidate(best.choice))
+        if len(gains) > 1:
+            together = self._race(f"{best.choice.name}, several at once", [*space.combined(gains), EXACT])
+            settled = [*together, *(lane for lane in settled if lane.candidate not in [*gains[:1], EXACT])]
         best = next(lane.candidate for lane in settled if self._right(lane.candidate))
         raced = {lane.candidate: lane for lane in [*lanes, *settled]}
         tried = {one: self._trial(one, raced.get(one), best) for one in [*files, *raced]}
-        return Tuned(tried[best], self._engine(best, FITTED), tried[EXACT], tuple(tried.values()), len(self.validation))
+        engine, count = self._engine(best, FITTED), len(self.validation)
+        return Tuned(tried[best], engine, tried[EXACT], tuple(tried.values()), count, self._methods(best))
+
+    def _methods(self, candidate: Candidate) -> dict[str, float]:
+        """The range methods that were compared for its file, SQNR in dB."""
+        sidecar = store.read_sidecar(self._file(candidate.choice, FITTED)) if candidate.choice.scheme else None
+        return dict(sidecar.results.get("sqnr", {})) if sidecar else {}
 
     @cached_property
     def trials(self) -> Trials:
@@ -190,18 +209,22 @@ class _Search:
             self.progress.say(f"{candidate.name}: {error}")
             return None
 
+    def _file(self, choice: Choice, level: str) -> Path:
+        return self.folder / f"{level}-{_slug(choice.name)}.onnx"
+
     def _engine(self, candidate: Candidate, level: str = RAW) -> Path:
         """Built where it is not there yet; engines that differ in threads alone are one file."""
         model, choice = self.model, candidate.choice
-        named = f"{level}-{_slug(choice.name)}"
         if choice.scheme:
-            model = self.folder / f"{named}.onnx"
+            model = self._file(choice, level)
             with self.progress.step(f"quantize {choice.name}, {level}", None) as advance:
                 quantize(
                     self.model,
                     self.statistics,
                     model,
                     scheme=choice.scheme,
+                    # Ranges do not change how fast a file runs either.
+                    method=METHOD if level == RAW else AUTO,
                     level=level,
                     images=self.calibration,
                     keep=choice.keep,
@@ -234,5 +257,13 @@ class _Search:
         return Trial(candidate, quality, lane, verdict)
 
 
+def _gains(settled: Sequence[Lane[Candidate]], plain: Candidate) -> list[Candidate]:
+    """The ways to run that are faster than the runtime's own defaults by more than nothing, the fastest first, those
+    that lost to it in the race among them."""
+    ratios = {lane.candidate: lane.ratio for lane in settled if lane.candidate.choice == plain.choice}
+    slower = ratios.get(plain, math.inf)
+    return sorted((one for one, ratio in ratios.items() if ratio * EQUAL < slower), key=ratios.__getitem__)
+
+
 def _slug(name: str) -> str:
-    return re.sub(r"[^\w.=]+", "-", name)
+    return re.sub(r"[^\w.=+]+", "-", name)

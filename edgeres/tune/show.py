@@ -17,7 +17,9 @@ def text(found: Tuned) -> str:
     )
     doubt = f"not settled: {rivals} others may be as fast; give more --minutes, or a quieter machine" if rivals else ""
     lost = f"top-1 drop {best.quality.drop:+.2f} points on {found.images} images" if best.quality else ""
-    head = [f"{best.candidate.name}: {faster}, {lost}", *filter(None, [doubt]), f"engine: {found.engine}"]
+    compared = ", ".join(f"{method} {decibels:.1f}" for method, decibels in found.methods.items())
+    ranges = f"range method {found.method}: SQNR of the logits in dB {compared}" if compared else ""
+    head = [f"{best.candidate.name}: {faster}, {lost}", *filter(None, [ranges, doubt]), f"engine: {found.engine}"]
     return "\n".join([*head, *map(_line, found.trials)])
 
 
@@ -29,4 +31,10 @@ def _line(trial: Trial) -> str:
 def to_json(found: Tuned) -> dict[str, Any]:
     """Every trial with its figures; the chosen one by its name."""
     trials = [{"name": trial.candidate.name, "p50_ms": trial.p50, **asdict(trial)} for trial in found.trials]
-    return {"best": found.best.candidate.name, "engine": str(found.engine), "images": found.images, "trials": trials}
+    return {
+        "best": found.best.candidate.name,
+        "engine": str(found.engine),
+        "images": found.images,
+        "methods": found.methods,
+        "trials": trials,
+    }

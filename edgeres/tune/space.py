@@ -11,15 +11,16 @@ VNNI = ("avx512_vnni", "avx_vnni")
 
 @dataclass(frozen=True)
 class Choice:
-    """A file to run: `scheme` None is FP32; `keep` are layers in float."""
+    """A file to run: `scheme` None is FP32; `keep` are layers in float, `called` so where they have a name."""
 
     scheme: str | None
     keep: tuple[str, ...] = ()
+    called: str = ""
 
     @property
     def name(self) -> str:
         """As people say it: short, and another for every other choice."""
-        return (self.scheme or "fp32") + (f" but {' and '.join(self.keep)}" if self.keep else "")
+        return (self.scheme or "fp32") + (f" but {self.called or ' and '.join(self.keep)}" if self.keep else "")
 
     @property
     def precision(self) -> Precision:
@@ -62,9 +63,34 @@ def choices(target: Target, layers: Sequence[str], features: Sequence[str]) -> l
     return [
         own,
         *(replace(own, scheme=scheme) for scheme in schemes[1:]),
+        *(replace(own, scheme=f"{own.scheme}{change}") for change in PLACEMENTS.get(target.backend, ())),
         *(replace(own, keep=keep) for keep in ends),
+        *(replace(own, keep=keep, called=called) for called, keep in _stages(layers).items()),
         Choice(None),
     ]
+
+
+def _stages(layers: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The layers of each part of the network, as their names begin: layer1, layer2, ...; none where it has one part."""
+    parts: dict[str, tuple[str, ...]] = {}
+    for layer in layers:
+        stage, dot, _ = layer.partition(".")
+        if dot:
+            parts[stage] = (*parts.get(stage, ()), layer)
+    return parts if len(parts) > 1 else {}
+
+
+def combined(ways: Sequence[Candidate]) -> list[Candidate]:
+    """The first, and what it makes together with each of the others where the two do not contradict each other."""
+    best, *others = ways
+    made = [best]
+    for other in others:
+        batches, threads = {best.batch, other.batch} - {None}, {best.threads, other.threads} - {None}
+        settings = dict(sorted({*best.settings, *other.settings}))
+        if len(batches) < 2 and len(threads) < 2 and len(settings) == len({*best.settings, *other.settings}):
+            batch, count = next(iter(batches), None), next(iter(threads), None)
+            made.append(Candidate(best.choice, batch, count, tuple(settings.items())))
+    return list(dict.fromkeys(made))
 
 
 def runs(target: Target, choice: Choice) -> Iterator[Candidate]:
@@ -79,17 +105,27 @@ def runs(target: Target, choice: Choice) -> Iterator[Candidate]:
         yield Candidate(choice, settings=(setting,))
 
 
+PLACEMENTS = {
+    "onnxruntime": ("-branch", "-shortcut"),
+    "openvino": ("+branch", "-shortcut"),
+}
+"""Backend -> what its own scheme may do otherwise at the residual sums, see `schemes.find`."""
 SETTINGS: Mapping[str, Sequence[tuple[str, str]]] = {
     "onnxruntime:cpu": (
         ("session.intra_op.allow_spinning", "0"),
         ("session.set_denormal_as_zero", "1"),
         ("graph_optimization_level", "extended"),
+        ("execution_mode", "parallel"),
+        ("enable_cpu_mem_arena", "0"),
+        ("enable_mem_pattern", "0"),
     ),
     "openvino:cpu": (
         ("ENABLE_CPU_PINNING", "NO"),
         ("ENABLE_CPU_PINNING", "YES"),
         ("ENABLE_HYPER_THREADING", "NO"),
         ("INFERENCE_PRECISION_HINT", "bf16"),
+        ("PERFORMANCE_HINT", "THROUGHPUT"),
+        ("NUM_STREAMS", "1"),
     ),
 }
 """Options of a runtime, by its own names, that can change how fast it runs."""

@@ -13,7 +13,8 @@ from edgeres.errors import UsageError
 from edgeres.measure import Measured, Subject
 from edgeres.quantization import sensitivity
 from edgeres.schema import Latency
-from edgeres.tune import Tuned, search, tune
+from edgeres.tune import Tuned, search, show, tune
+from edgeres.tune.space import Choice
 from edgeres.types import Target
 
 TARGET = Target("onnxruntime", "cpu")
@@ -137,6 +138,24 @@ def test_fp32_wins_where_int8_is_slower(
     monkeypatch.setattr(search, "within", None)  # nothing loses too much: no layer need be in float
     found = run(Timer({"fp32": 4.0}, []), exported, images, tmp_path, monkeypatch)
     assert found.best.candidate.choice.scheme is None
+
+
+def test_the_range_method_is_the_one_with_the_smallest_error_and_several_settings_are_tried_at_once(
+    exported: Path, images: tuple[ImageSet, ImageSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "RAW", "another level")  # so that the files of this quick one count as fitted
+    monkeypatch.setattr(search.space, "choices", lambda *args: [Choice("onnxruntime"), Choice(None)])
+    times = {"fp32": 40.0, "allow_spinning enable_mem_pattern": 5.0, "allow_spinning": 7.0, "enable_mem_pattern": 8.0}
+    found = run(Timer(times, []), exported, images, tmp_path, monkeypatch)
+    assert set(found.methods) == {"minmax", "percentile", "entropy", "mse"}
+    assert found.methods[found.method] == max(found.methods.values())
+    sidecar = store.read_sidecar(tmp_path / "fast-onnxruntime.onnx")
+    assert sidecar is not None
+    assert sidecar.results["method"] == found.method
+    assert f"range method {found.method}: SQNR" in show.text(found)
+    assert dict(found.best.candidate.settings) == {"enable_mem_pattern": "0", "session.intra_op.allow_spinning": "0"}
+    assert found.reference.lane is not None
+    assert found.reference.lane.ratio == pytest.approx(40 / 5, rel=0.01)
 
 
 def test_images_that_calibrate_do_not_judge(exported: Path, images: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
