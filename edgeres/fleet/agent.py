@@ -77,7 +77,9 @@ async def scheduler(address: str, certificates: Path | None = None) -> Any:
     trusted = security(address, certificates, "scheduler")
     distributed = dask()
     options: dict[str, Any] = {"dashboard": False, "dashboard_address": "127.0.0.1:0", "extensions": {}}
-    made = distributed.Scheduler(host=address.rpartition(":")[0], port=urlsplit(address).port or PORT, security=trusted, **options)
+    made = distributed.Scheduler(
+        host=address.rpartition(":")[0], port=urlsplit(address).port or PORT, security=trusted, **options
+    )
     for name in set(made.handlers) - SCHEDULER:
         del made.handlers[name]
     await made
@@ -111,9 +113,14 @@ async def agent(address: str, name: str, certificates: Path | None = None, *, li
 
 def worker(distributed: Any, address: str, name: str, trusted: Any, listen: str | None = None) -> Any:
     """A Dask worker that is an agent, not yet started."""
+    from edgeres.fleet.status import Status
+
     host, _, port = (listen or "").rpartition(":")
+    status = Status()
     made = distributed.Worker(
         address,
+        plugins=[status],
+        metrics={"edgeres": status.metric},
         name=name,
         nthreads=1,
         resources={f"device:{name}": 1},
@@ -126,6 +133,10 @@ def worker(distributed: Any, address: str, name: str, trusted: Any, listen: str 
     )
     for op in set(made.handlers) - WORKER:
         del made.handlers[op]
+    if trusted:
+        from edgeres.fleet.tls import restrict
+
+        restrict(made, WORKER, {"scheduler"})
     return made
 
 
