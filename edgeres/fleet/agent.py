@@ -82,7 +82,10 @@ async def scheduler(address: str, certificates: Path | None = None) -> Any:
     )
     for name in set(made.handlers) - SCHEDULER:
         del made.handlers[name]
-    await made
+    try:
+        await made
+    except RuntimeError as error:
+        raise UsageError(f"{address} cannot be served ({error.__cause__}); end who does, or name another port.") from None
     if trusted:
         from edgeres.fleet.tls import enforce
 
