@@ -66,34 +66,32 @@ class Fleet:
     def ask(self, device: str, task: Callable[..., Any], *arguments: Any) -> Any:
         """What a task answers on a device; raises the error that it answers, EdgeresError where nobody does."""
         key, seen = f"{task.__name__}-{device}-{_digest(arguments)}", time.monotonic()
-        future = None
+        future, lost = None, (self.distributed.CancelledError, asyncio.CancelledError, OSError, asyncio.TimeoutError)
         while time.monotonic() - seen < self.patience:
             # A cancelled one had a scheduler that is gone, and with it who was to tell: the next one is asked again.
-            with suppress(asyncio.CancelledError, OSError, asyncio.TimeoutError):
+            with suppress(*lost):
                 if future is None or future.cancelled():
                     there = {"resources": {f"device:{device}": 1}}
                     client = self.client()
                     future = client.submit(task, *arguments, key=key, pure=False, retries=2, **there)
                 client.sync(self.distributed.client._wait, [future], timeout=LOOK)
-                return tasks.value(self._result(device, future))
+                try:
+                    answer = future.result()
+                except lost:
+                    raise
+                except Exception as error:  # Dask's own: it gave the task up
+                    raise EdgeresError(f"{device} was lost again and again at work ({type(error).__name__}).") from None
+                return tasks.value(answer)
             seen = time.monotonic() if device in self.names() else seen
         if future is not None:
             future.cancel()
         raise self._away(device)
 
-    def _result(self, device: str, future: Any) -> Any:
-        try:
-            return future.result()
-        except (asyncio.CancelledError, OSError, asyncio.TimeoutError):
-            raise
-        except Exception as error:  # Dask's own: it gave the task up
-            raise EdgeresError(f"{device} was lost again and again while it worked ({type(error).__name__}); look at it.") from None
-
     def _away(self, device: str) -> EdgeresError:
         there = ", ".join(self.names()) or "none"
         return EdgeresError(
-            f"{device} did not answer for {self.patience:.0f} s (there: {there}); see whether `edgeres agent` runs there "
-            f"and reaches {self.address}, then run again: what was done is not done again."
+            f"{device} did not answer for {self.patience:.0f} s (there: {there}); see whether `edgeres agent` runs "
+            f"there and reaches {self.address}, then run again: what was done is not done again."
         )
 
     def send(self, device: str, files: Files) -> None:

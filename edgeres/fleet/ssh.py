@@ -56,9 +56,7 @@ async def connect(device: Device) -> AsyncIterator[asyncssh.SSHClientConnection]
         raise UsageError(f"{device.name}: {host} does not let us in; `ssh-copy-id` brings a key there.") from None
     except (OSError, ValueError, asyncssh.Error, asyncio.TimeoutError) as error:
         told = str(error) or "no answer in time"
-        raise EdgeresError(
-            f"{device.name}: {place} does not answer ({told}); see to its network."
-        ) from None
+        raise EdgeresError(f"{device.name}: {place} does not answer ({told}); see to its network.") from None
     async with connection:
         yield connection
 
