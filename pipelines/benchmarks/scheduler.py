@@ -94,7 +94,7 @@ def measure(count: int, each: int, waiting: int) -> None:
             f"| {count} | {seconds:.0f} | {empty:.0f} | {1024 * (joined - empty) / count:.0f} | {count * each} | "
             f"{count * each / took:.0f} | {waiting} | {1024 * (after - before) / waiting:.1f} |"
         )
-        client.close(timeout=1)
+        client.close(timeout=60)
     finally:
         for process in running:
             process.kill()

@@ -97,15 +97,16 @@ def _ip(*arguments: str) -> None:
 @contextmanager
 def networks(names: tuple[str, ...]) -> Iterator[dict[str, str]]:
     """A namespace for each name, all on one bridge; ours has the address NETWORK.1."""
-    made = {name: f"faults-{name}" for name in names}
+    mark = os.getpid() % 10_000
+    made, bridge = {name: f"faults{mark}-{name}" for name in names}, f"faults{mark}"
     try:
-        _ip("link", "add", "faults", "type", "bridge")
-        _ip("addr", "add", f"{NETWORK}.1/24", "dev", "faults")
-        _ip("link", "set", "faults", "up")
+        _ip("link", "add", bridge, "type", "bridge")
+        _ip("addr", "add", f"{NETWORK}.1/24", "dev", bridge)
+        _ip("link", "set", bridge, "up")
         for number, space in enumerate(made.values(), 2):
             _ip("netns", "add", space)
-            _ip("link", "add", f"faults-{number}", "type", "veth", "peer", "name", "eth", "netns", space)
-            _ip("link", "set", f"faults-{number}", "master", "faults", "up")
+            _ip("link", "add", f"{bridge}.{number}", "type", "veth", "peer", "name", "eth", "netns", space)
+            _ip("link", "set", f"{bridge}.{number}", "master", bridge, "up")
             _ip("-n", space, "addr", "add", f"{NETWORK}.{number}/24", "dev", "eth")
             for link in ("lo", "eth"):
                 _ip("-n", space, "link", "set", link, "up")
@@ -113,7 +114,7 @@ def networks(names: tuple[str, ...]) -> Iterator[dict[str, str]]:
     finally:
         for space in made.values():
             subprocess.run(["ip", "netns", "del", space], capture_output=True, check=False)
-        subprocess.run(["ip", "link", "del", "faults"], capture_output=True, check=False)
+        subprocess.run(["ip", "link", "del", bridge], capture_output=True, check=False)
 
 
 def run(stage: Stage, number: int) -> Counter[str]:
