@@ -30,7 +30,7 @@ logger = logging.getLogger("edgeres.agent")
 
 
 def dask() -> Any:
-    """The package `distributed`, told to read nothing but edgeres' tasks, and to serve no pages."""
+    """The package `distributed`, told to read nothing but edgeres' tasks."""
     try:
         import dask
         import distributed
@@ -43,7 +43,7 @@ def dask() -> Any:
         {
             "distributed.worker.http.routes": [],
             "distributed.worker.profile.enabled": False,
-            "distributed.scheduler.http.routes": [],
+            "distributed.scheduler.http.routes": ["distributed.http.statics", "distributed.http.scheduler.info"],
             "distributed.scheduler.work-stealing": False,
             "distributed.scheduler.allowed-failures": 10,
             "distributed.comm.timeouts.connect": "10s",
@@ -76,7 +76,7 @@ async def scheduler(address: str, certificates: Path | None = None) -> Any:
     """A running scheduler that listens at an address such as `tls://0.0.0.0:8786`; end it with `close`."""
     trusted = security(address, certificates, "scheduler")
     distributed = dask()
-    options: dict[str, Any] = {"dashboard": False, "dashboard_address": "127.0.0.1:0", "extensions": {}}
+    options: dict[str, Any] = {"dashboard": True, "dashboard_address": "127.0.0.1:0", "extensions": {}}
     made = distributed.Scheduler(
         host=address.rpartition(":")[0], port=urlsplit(address).port or PORT, security=trusted, **options
     )
@@ -88,6 +88,11 @@ async def scheduler(address: str, certificates: Path | None = None) -> Any:
 
         made._ongoing_background_tasks.call_soon(enforce, made, trusted)
     return made
+
+
+def dashboard(made: Any) -> str:
+    """Where the pages of a scheduler are, for this machine alone; "" where there are none, for want of bokeh."""
+    return f"http://127.0.0.1:{made.http_server.port}/status" if made.services else ""
 
 
 async def agent(address: str, name: str, certificates: Path | None = None, *, listen: str | None = None) -> None:
@@ -125,9 +130,14 @@ async def _own(address: str) -> str:
 
 def worker(distributed: Any, address: str, name: str, trusted: Any, listen: str) -> Any:
     """A Dask worker that is an agent, not yet started."""
+    from edgeres.fleet.status import Status
+
     host, _, port = listen.rpartition(":")
+    status = Status()
     made = distributed.Worker(
         address,
+        plugins=[status],
+        metrics={"edgeres": status.metric},
         name=name,
         nthreads=1,
         resources={f"device:{name}": 1},
@@ -140,6 +150,10 @@ def worker(distributed: Any, address: str, name: str, trusted: Any, listen: str)
     )
     for op in set(made.handlers) - WORKER:
         del made.handlers[op]
+    if trusted:
+        from edgeres.fleet.tls import restrict
+
+        restrict(made, WORKER, {"scheduler"})
     return made
 
 
@@ -164,6 +178,8 @@ def serve_scheduler(address: str, certificates: Path | None = None) -> None:
     """`scheduler` until it is interrupted."""
 
     async def run() -> None:
-        await (await scheduler(address, certificates)).finished()
+        made = await scheduler(address, certificates)
+        logger.warning("dashboard: %s", dashboard(made) or "needs bokeh")
+        await made.finished()
 
     asyncio.run(run())

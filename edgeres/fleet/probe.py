@@ -87,7 +87,7 @@ def _accelerators(sysfs: Path) -> Iterator[str]:
 def _meters(sysfs: Path) -> Iterator[str]:
     """As `edgeres.measure.energy` reads them."""
     for zone in sorted((sysfs / "class/powercap").glob("intel-rapl:?")):
-        if name := _text(zone / "name"):
+        if (name := _text(zone / "name") or "").startswith("package"):
             barred = "" if _number(zone / "energy_uj") is not None else " (not readable: run as root)"
             yield f"RAPL {name}{barred}"
     for chip in sorted(sysfs.glob("bus/i2c/drivers/ina3221*/*/hwmon/hwmon*")):

@@ -17,7 +17,8 @@ from edgeres.fleet import agent
 
 
 def main() -> None:
-    os.setpgrp()
+    if os.getpgrp() != os.getpid():
+        os.setpgrp()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         sys.stdout.write(f"{free.getsockname()[1]}\n")

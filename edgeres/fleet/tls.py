@@ -5,17 +5,22 @@ for a name nor for a revocation list.
 """
 
 import asyncio
+import inspect
 import ssl
+from collections.abc import Callable, Iterable, Set
 from pathlib import Path
 from typing import Any
 
 from distributed import Scheduler
+from distributed.core import Server
 from distributed.security import Security
 
 from edgeres.fleet import certificates
 
 PERIOD = 1.0
 """Seconds between two looks at the revocation list."""
+WORKER = {"register-worker", "heartbeat_worker", "unregister"}
+"""What the certificate of a device may ask of a scheduler."""
 
 
 class Verified(Security):
@@ -54,11 +59,13 @@ class Verified(Security):
 
 
 async def enforce(scheduler: Scheduler, security: Verified) -> None:
-    """For as long as the scheduler runs: end the connections of certificates that are revoked meanwhile.
+    """For as long as the scheduler runs: let devices do what workers do and nothing else, and end the connections of
+    certificates that are revoked meanwhile.
 
-    Dask takes a worker whose connection ended for lost, and refuses it when it dials in again.
+    Dask takes a worker whose connection ended for lost; when it dials in again it is refused.
     """
     assert security.folder is not None
+    restrict(scheduler, set(scheduler.handlers) - WORKER, {"client", "scheduler"})
     last = 0
     while True:
         await asyncio.sleep(PERIOD)
@@ -69,3 +76,26 @@ async def enforce(scheduler: Scheduler, security: Verified) -> None:
         for comm in list(scheduler._comms):
             if int(comm.extra_info.get("peercert", {}).get("serialNumber", "0"), 16) in refused:
                 comm.abort()  # type: ignore[no-untyped-call]
+
+
+def restrict(server: Server, names: Iterable[str], holders: Set[str]) -> None:
+    """Let a scheduler or worker do these things for nobody but whose certificates name one of `holders`."""
+    for name in names:
+        server.handlers[name] = _restricted(name, server.handlers[name], holders)
+
+
+def _restricted(name: str, handler: Callable[..., Any], holders: Set[str]) -> Callable[..., Any]:
+    """A handler that asks first; its signature tells Dask what to call it with."""
+    signature = inspect.signature(handler)
+    parameters = [one for one in signature.parameters.values() if one.name != "comm"]
+
+    async def checked(comm: Any, **message: Any) -> Any:
+        asks = dict(comm.extra_info.get("peercert", {}).get("subjectAltName", ())).get("DNS")
+        if asks not in holders:
+            raise PermissionError(f"{name} is for {' and '.join(sorted(holders))}; the certificate is that of {asks}.")
+        answer = handler(comm, **message) if "comm" in signature.parameters else handler(**message)
+        return await answer if inspect.isawaitable(answer) else answer
+
+    comm = inspect.Parameter("comm", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    checked.__signature__ = signature.replace(parameters=[comm, *parameters])  # type: ignore[attr-defined]
+    return checked

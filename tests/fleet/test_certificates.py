@@ -203,6 +203,35 @@ def test_a_run_ends_the_connection_of_a_device_that_is_revoked(folder: Path, mon
     asyncio.run(main())
 
 
+def test_a_device_may_ask_nothing_that_a_client_may(folder: Path) -> None:
+    security = certificates.security(folder, "scheduler")
+    assert isinstance(security, tls.Verified)
+
+    async def main() -> list[Any]:
+        async with Scheduler(host="127.0.0.1", port=0, dashboard=False, security=security) as scheduler:
+            guard = asyncio.create_task(tls.enforce(scheduler, security))
+            answers = []
+            for dialler in (
+                certificates.security(folder, "client").get_connection_args("client"),
+                certificates.security(folder / "nano", "worker").get_connection_args("worker"),
+            ):
+                comm = await connect(scheduler.address, **dialler)
+                for message in ({"op": "ncores"}, {"op": "gather", "keys": ["x"]}, {"op": "who_has", "keys": []}):
+                    await comm.write({**message, "reply": True})
+                    answers.append(await comm.read())
+                await comm.close()
+            guard.cancel()
+            return answers
+
+    ours, theirs = (answers := asyncio.run(main()))[:3], answers[3:]
+    assert ours[0] == {}
+    assert ours[1]["keys"] == ("x",)
+    assert ours[2] == {}
+    assert [
+        "is for client and scheduler; the certificate is that of nano" in answer["exception_text"] for answer in theirs
+    ] == [True] * 3
+
+
 def test_keys_are_for_their_owner_alone(made: Path) -> None:
     keys = [*made.rglob("*.key"), *made.rglob("key.pem")]
     assert len(keys) == 4
