@@ -107,23 +107,35 @@ async def agent(address: str, name: str, certificates: Path | None = None, *, li
     distributed = dask()
     wait = AGAIN[0]
     while True:
-        made = worker(distributed, address, name, trusted, listen)
         try:
+            made = worker(distributed, address, name, trusted, listen or await _own(address))
             async with made:
                 logger.warning("%s listens at %s and serves %s", name, made.address, address)
                 wait = AGAIN[0]
                 await made.finished()
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, asyncio.TimeoutError) as error:
             logger.warning("%s: %s", address, error)
         await asyncio.sleep(wait)
         wait = min(2 * wait, AGAIN[1])
 
 
-def worker(distributed: Any, address: str, name: str, trusted: Any, listen: str | None = None) -> Any:
+async def _own(address: str) -> str:
+    """The address that this device has towards its scheduler, and any port; OSError where it does not get there.
+
+    Dask's guess, made while the network is still down after a reboot, would be the loopback.
+    """
+    there = urlsplit(address)
+    _, writer = await asyncio.wait_for(asyncio.open_connection(there.hostname, there.port or PORT), AGAIN[1])
+    host = writer.get_extra_info("sockname")[0]
+    writer.close()
+    return f"[{host}]:0" if ":" in host else f"{host}:0"
+
+
+def worker(distributed: Any, address: str, name: str, trusted: Any, listen: str) -> Any:
     """A Dask worker that is an agent, not yet started."""
     from edgeres.fleet.status import Status
 
-    host, _, port = (listen or "").rpartition(":")
+    host, _, port = listen.rpartition(":")
     status = Status()
     made = distributed.Worker(
         address,
@@ -135,8 +147,8 @@ def worker(distributed: Any, address: str, name: str, trusted: Any, listen: str 
         extensions={},
         memory_limit=0,
         security=trusted,
-        host=host or None,
-        port=int(port) if port else 0,
+        host=host,
+        port=int(port),
         local_directory=str(tasks.objects().folder / "dask"),
     )
     for op in set(made.handlers) - WORKER:
