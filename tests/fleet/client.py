@@ -51,7 +51,6 @@ def evil(address: str, path: str) -> None:
         run(lambda: client.run_on_scheduler(touch))
         run(lambda: client.upload_file(__file__))
         run(lambda: client.register_plugin(WorkerPlugin()))
-        run(lambda: client.sync(client.scheduler.proxy, msg={"op": "run"}, worker="x"))
 
 
 def away(address: str) -> None:
