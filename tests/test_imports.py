@@ -32,7 +32,7 @@ LAYERS = (
 """From the top: a part imports parts of lower layers alone, not its siblings."""
 EXACT = ("quantization/reconstruct.py", "quantization/simulate.py")
 """They compute in ONNX Runtime, whatever runtime the file is for."""
-REMOTE = ("fleet/ssh.py", "fleet/tls.py", "fleet/watch.py")
+REMOTE = ("fleet/ssh.py", "fleet/status.py", "fleet/tls.py")
 """They are imported where `edgeres[devices]` is needed, and nowhere else."""
 HEAVY = {
     "torch": {

@@ -57,7 +57,7 @@ def add(
     from edgeres.fleet import inventory as inventories
 
     keys = {"address": address, "targets": target or [], "labels": label or [], "python": python}
-    made = inventories.device({"name": name, "reach": "agent" if agent else "ssh", **keys}, inventory)
+    made = inventories.device({"name": name, "reach": "agent" if agent else "ssh", **keys})
     inventories.put(inventory, made)
     folder = _folder(inventory, certificates)
     own = step.issue(folder, name) if (folder / step.CA).exists() else None
@@ -148,3 +148,24 @@ def remove(
     if held := (folder / name / step.CERTIFICATE).exists():
         step.revoke(folder, name)
     show(f"{inventory}: {name} removed", {"name": name, "revoked": held}, as_json)
+
+
+@devices.command()
+def watch(
+    address: Annotated[
+        str | None, typer.Argument(help="The scheduler. [default: that of a run on this machine]")
+    ] = None,
+    inventory: Inventory = DEVICES,
+    certificates: Certificates = None,
+) -> None:
+    """Show what each device does, its temperature and its last result, for as long as the run goes on."""
+    from rich.console import Console
+
+    from edgeres.fleet import inventory as inventories
+    from edgeres.fleet import watch as step
+
+    folder = _folder(inventory, certificates)
+    trusted = folder if folder.exists() else None
+    names = list(inventories.read(inventory).devices) if inventory.exists() else []
+    here = "tls://127.0.0.1:8786" if trusted else "tcp://127.0.0.1:8786"
+    step.watch(address or here, trusted, names, Console(markup=False, highlight=False))

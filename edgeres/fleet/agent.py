@@ -30,7 +30,7 @@ logger = logging.getLogger("edgeres.agent")
 
 
 def dask() -> Any:
-    """The package `distributed`, told to read nothing but edgeres' tasks, and to serve no pages."""
+    """The package `distributed`, told to read nothing but edgeres' tasks."""
     try:
         import dask
         import distributed
@@ -43,7 +43,7 @@ def dask() -> Any:
         {
             "distributed.worker.http.routes": [],
             "distributed.worker.profile.enabled": False,
-            "distributed.scheduler.http.routes": [],
+            "distributed.scheduler.http.routes": ["distributed.http.statics", "distributed.http.scheduler.info"],
             "distributed.scheduler.work-stealing": False,
             "distributed.scheduler.allowed-failures": 10,
             "distributed.comm.timeouts.connect": "10s",
@@ -76,18 +76,26 @@ async def scheduler(address: str, certificates: Path | None = None) -> Any:
     """A running scheduler that listens at an address such as `tls://0.0.0.0:8786`; end it with `close`."""
     trusted = security(address, certificates, "scheduler")
     distributed = dask()
-    options: dict[str, Any] = {"dashboard": False, "dashboard_address": "127.0.0.1:0", "extensions": {}}
+    options: dict[str, Any] = {"dashboard": True, "dashboard_address": "127.0.0.1:0", "extensions": {}}
     made = distributed.Scheduler(
         host=address.rpartition(":")[0], port=urlsplit(address).port or PORT, security=trusted, **options
     )
     for name in set(made.handlers) - SCHEDULER:
         del made.handlers[name]
-    await made
+    try:
+        await made
+    except RuntimeError as error:
+        raise UsageError(f"{address} cannot be served ({error.__cause__}); name another port.") from None
     if trusted:
         from edgeres.fleet.tls import enforce
 
         made._ongoing_background_tasks.call_soon(enforce, made, trusted)
     return made
+
+
+def dashboard(made: Any) -> str:
+    """Where the pages of a scheduler are, for this machine alone; "" where there are none, for want of bokeh."""
+    return f"http://127.0.0.1:{made.http_server.port}/status" if made.services else ""
 
 
 async def agent(address: str, name: str, certificates: Path | None = None, *, listen: str | None = None) -> None:
@@ -99,35 +107,66 @@ async def agent(address: str, name: str, certificates: Path | None = None, *, li
     distributed = dask()
     wait = AGAIN[0]
     while True:
-        made = worker(distributed, address, name, trusted, listen)
         try:
+            own = await _own(address, trusted)
+            made = worker(distributed, address, name, trusted, listen or own)
             async with made:
                 logger.warning("%s listens at %s and serves %s", name, made.address, address)
                 wait = AGAIN[0]
                 await made.finished()
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, asyncio.TimeoutError) as error:
             logger.warning("%s: %s", address, error)
         await asyncio.sleep(wait)
         wait = min(2 * wait, AGAIN[1])
 
 
-def worker(distributed: Any, address: str, name: str, trusted: Any, listen: str | None = None) -> Any:
+async def _own(address: str, trusted: Any) -> str:
+    """The address that this device has towards its scheduler, and any port; OSError where it does not get there, or is
+    not let in.
+
+    Dask's guess, made while the network is still down after a reboot, would be the loopback; and it does not tell why a
+    certificate is refused.
+    """
+    there, options = urlsplit(address), {}
+    if trusted:
+        arguments = trusted.get_connection_args("worker")
+        options = {"ssl": arguments["ssl_context"], "server_hostname": arguments["server_hostname"]}
+    dialled = asyncio.open_connection(there.hostname, there.port or PORT, **options)
+    reader, writer = await asyncio.wait_for(dialled, AGAIN[1])
+    try:
+        await asyncio.wait_for(reader.read(1), AGAIN[1])  # its greeting, or what it has against our certificate
+        host = writer.get_extra_info("sockname")[0]
+    finally:
+        writer.close()
+    return f"[{host}]:0" if ":" in host else f"{host}:0"
+
+
+def worker(distributed: Any, address: str, name: str, trusted: Any, listen: str) -> Any:
     """A Dask worker that is an agent, not yet started."""
-    host, _, port = (listen or "").rpartition(":")
+    from edgeres.fleet.status import Status
+
+    host, _, port = listen.rpartition(":")
+    status = Status()
     made = distributed.Worker(
         address,
+        plugins=[status],
+        metrics={"edgeres": status.metric},
         name=name,
         nthreads=1,
         resources={f"device:{name}": 1},
         extensions={},
         memory_limit=0,
         security=trusted,
-        host=host or None,
-        port=int(port) if port else 0,
+        host=host,
+        port=int(port),
         local_directory=str(tasks.objects().folder / "dask"),
     )
     for op in set(made.handlers) - WORKER:
         del made.handlers[op]
+    if trusted:
+        from edgeres.fleet.tls import restrict
+
+        restrict(made, WORKER, {"scheduler"})
     return made
 
 
@@ -152,6 +191,8 @@ def serve_scheduler(address: str, certificates: Path | None = None) -> None:
     """`scheduler` until it is interrupted."""
 
     async def run() -> None:
-        await (await scheduler(address, certificates)).finished()
+        made = await scheduler(address, certificates)
+        logger.warning("dashboard: %s", dashboard(made) or "needs bokeh")
+        await made.finished()
 
     asyncio.run(run())

@@ -1,13 +1,14 @@
 """The end that asks: it sends files to agents, gives them jobs, and waits out what happens to networks and devices.
 
-Whatever breaks (a link, the scheduler, an agent, the device), the same task is asked for again under the same key: done
-twice it is the same, and its answer is taken once. A device that stays away is given up after `patience` seconds.
+Whatever breaks (a link, the scheduler, an agent, the device), the same is asked for again: a job done twice is the same
+job, under the same key, and its answer is taken once. A device that stays away is given up after `patience` seconds.
 """
 
 import asyncio
 import hashlib
 import json
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -65,37 +66,35 @@ class Fleet:
 
     def ask(self, device: str, task: Callable[..., Any], *arguments: Any) -> Any:
         """What a task answers on a device; raises the error that it answers, EdgeresError where nobody does."""
-        key, seen = f"{task.__name__}-{device}-{_digest(arguments)}", time.monotonic()
-        future = None
+        # A job is the same for all who ask; what a device has by now must not be what it had for another client.
+        key = f"{task.__name__}-{device}-{_digest(arguments) if task is tasks.job else uuid.uuid4().hex}"
+        seen = time.monotonic()
+        future, lost = None, (self.distributed.CancelledError, asyncio.CancelledError, OSError, asyncio.TimeoutError)
         while time.monotonic() - seen < self.patience:
             # A cancelled one had a scheduler that is gone, and with it who was to tell: the next one is asked again.
-            with suppress(asyncio.CancelledError, OSError, asyncio.TimeoutError):
+            with suppress(*lost):
                 if future is None or future.cancelled():
                     there = {"resources": {f"device:{device}": 1}}
                     client = self.client()
                     future = client.submit(task, *arguments, key=key, pure=False, retries=2, **there)
                 client.sync(self.distributed.client._wait, [future], timeout=LOOK)
-                return tasks.value(self._result(device, future))
+                try:
+                    answer = future.result()
+                except lost:
+                    raise
+                except Exception as error:  # Dask's own: it gave the task up
+                    raise EdgeresError(f"{device} was lost again and again at work ({type(error).__name__}).") from None
+                return tasks.value(answer)
             seen = time.monotonic() if device in self.names() else seen
         if future is not None:
             future.cancel()
         raise self._away(device)
 
-    def _result(self, device: str, future: Any) -> Any:
-        try:
-            return future.result()
-        except (asyncio.CancelledError, OSError, asyncio.TimeoutError):
-            raise
-        except Exception as error:  # Dask's own: it gave the task up
-            raise EdgeresError(
-                f"{device} was lost again and again while it worked ({type(error).__name__}); look at it."
-            ) from None
-
     def _away(self, device: str) -> EdgeresError:
         there = ", ".join(self.names()) or "none"
         return EdgeresError(
-            f"{device} did not answer for {self.patience:.0f} s (there: {there}); see whether `edgeres agent` runs there "
-            f"and reaches {self.address}, then run again: what was done is not done again."
+            f"{device} did not answer for {self.patience:.0f} s (there: {there}); see whether `edgeres agent` runs "
+            f"there and reaches {self.address}, then run again: what was done is not done again."
         )
 
     def send(self, device: str, files: Files) -> None:
@@ -119,11 +118,7 @@ class Fleet:
 
 
 def _digest(arguments: tuple[Any, ...]) -> str:
-    made = hashlib.sha256()
-    for argument in arguments:
-        text = json.dumps(argument, sort_keys=True, default=lambda content: hashlib.sha256(content).hexdigest())
-        made.update(text.encode())
-    return made.hexdigest()[:32]
+    return hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _size(content: Content) -> int:

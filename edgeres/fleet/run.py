@@ -109,7 +109,7 @@ def run(
     known = inventory.read(listed).select(list(devices)) if listed else []
     asked = {device.name: device.targets for device in known} if listed else {name: [] for name in devices}
     with (
-        _scheduler(scheduler, certificates) as address,
+        _scheduler(scheduler, certificates, known, progress) as address,
         _dialled([device for device in known if device.reach == "ssh"], address, certificates, progress) as refused,
         Fleet(address, certificates) as fleet,
     ):
@@ -132,16 +132,21 @@ def _dialled(
 
 
 @contextmanager
-def _scheduler(address: str | None, certificates: Path | None) -> Iterator[str]:
-    """The address of a scheduler, or of one that lives as long as the run."""
+def _scheduler(
+    address: str | None, certificates: Path | None, devices: Sequence[Device], progress: Progress
+) -> Iterator[str]:
+    """The address of a scheduler, or of one that lives as long as the run. It needs no port that others could reach
+    where SSH reaches all devices."""
     if address:
         yield address
         return
-    here = f"tls://0.0.0.0:{agent.PORT}" if certificates else f"tcp://127.0.0.1:{agent.PORT}"
+    inside = not certificates or (devices and all(device.reach == "ssh" for device in devices))
+    here = f"{'tls' if certificates else 'tcp'}://{'127.0.0.1' if inside else '0.0.0.0'}:{agent.PORT}"
     loop = agent.dask().utils.LoopRunner()
     loop.start()
     try:
         made = loop.run_sync(agent.scheduler, here, certificates)
+        progress.say(f"dashboard: {agent.dashboard(made) or 'needs bokeh'}")
         yield made.address
         loop.run_sync(made.close)
     finally:

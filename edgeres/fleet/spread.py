@@ -29,7 +29,7 @@ from edgeres.quantization.statistics import TensorStatistics
 from edgeres.schema import Machine
 from edgeres.types import Settings, Target
 
-SHARE = 64
+SHARE = 128
 """Images of a piece of work: some seconds of one machine, which is what a lost one costs."""
 
 

@@ -67,10 +67,11 @@ class Refused(metaclass=_Named):
 
 def refused(name: str) -> type[Refused]:
     """The stand-in for what a pickle calls `name`."""
-    return _Named(Refused.__name__, (Refused,), {"name": str(name)})
+    made: type[Refused] = _Named.__call__(_Named, Refused.__name__, (Refused,), {"name": str(name)})
+    return made
 
 
-copyreg.pickle(_Named, lambda cls: (refused, (cls.name,)))  # type: ignore[arg-type]
+copyreg.pickle(_Named, lambda cls: (refused, (cls.name,)))
 
 
 def _exception(kind: Any, told: Any, *_: object) -> BaseException:

@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -230,6 +231,24 @@ def test_a_device_may_ask_nothing_that_a_client_may(folder: Path) -> None:
     assert [
         "is for client and scheduler; the certificate is that of nano" in answer["exception_text"] for answer in theirs
     ] == [True] * 3
+
+
+def test_an_agent_works_for_nobody_but_the_scheduler(folder: Path) -> None:
+    agent = pytest.importorskip("edgeres.fleet.agent")
+    trusted = certificates.security(folder / "nano", "worker")
+
+    async def refusals() -> list[str]:
+        made = agent.worker(agent.dask(), "tls://127.0.0.1:1", "nano", trusted, "127.0.0.1:0")
+        told = []
+        for handler in made.handlers.values():
+            comm = SimpleNamespace(extra_info={"peercert": {"subjectAltName": (("DNS", "pi"),)}})
+            with pytest.raises(PermissionError) as caught:
+                await handler(comm)
+            told.append(str(caught.value))
+        return told
+
+    told = asyncio.run(refusals())
+    assert "gather is for scheduler; the certificate is that of pi." in told
 
 
 def test_keys_are_for_their_owner_alone(made: Path) -> None:

@@ -19,7 +19,7 @@ pytest.importorskip("distributed")
 
 from edgeres import machine
 from edgeres.errors import EdgeresError, MissingRuntime, UsageError
-from edgeres.fleet import agent, certificates, ssh, tasks
+from edgeres.fleet import agent, certificates, ssh, tasks, watch
 from edgeres.fleet.client import Fleet
 from edgeres.fleet.inventory import Device, Found
 from edgeres.progress import Silent
@@ -155,6 +155,7 @@ def test_an_agent_is_there_for_as_long_as_it_is_needed(device: Device, tmp_path:
             assert not refused
             told = fleet.ask("nano", tasks.facts)
             assert told["machine"]["cores"] >= 1
+            assert [row[:2] for row in watch.look(fleet.client(), ["pi"])] == [("nano", "idle"), ("pi", "away")]
             process = int((tmp_path / "pid").read_text())
             os.kill(process, 0)
             (worker,) = scheduler.workers

@@ -1,0 +1,164 @@
+"""A recipe measured on devices. These share this process and its clock; what goes between is what Dask would carry."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeres import evaluate, gate, onnx_io, pipeline, store
+from edgeres import measure as measuring
+from edgeres.data import open_images
+from edgeres.errors import EdgeresError
+from edgeres.fleet import jobs, tasks
+from edgeres.fleet.client import Fleet
+from edgeres.fleet.run import There
+from edgeres.gate import Outcome
+from edgeres.measure import child
+from edgeres.report import render, table
+from edgeres.schema import Report
+from edgeres.types import Target
+
+TARGET = Target("onnxruntime", "cpu")
+
+
+class Near(Fleet):
+    """Devices without a network."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def ask(self, device: str, task: Callable[..., Any], *arguments: Any) -> Any:
+        self.asked.append(task.__name__)
+        return tasks.value(task(*arguments))
+
+
+def in_this_process(name: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    kept = tasks.objects()
+    folder = kept.folder / "runs" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return jobs.JOBS[name](json.loads(json.dumps(request)), kept, folder)
+
+
+@pytest.fixture
+def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Near:
+    monkeypatch.setenv(tasks.FOLDER, str(tmp_path / "device"))
+    monkeypatch.setattr(tasks, "run", in_this_process)
+    for name, value in {"SAMPLES": 5, "SECONDS": 0.0, "WARM_LONGEST": 0.05, "THROUGHPUT_SECONDS": 0.0}.items():
+        monkeypatch.setattr(child, name, value)
+    here = {"latency": child.latency, "throughput": child.throughput}
+    monkeypatch.setattr(measuring, "_in_a_process", lambda task, subject: here[task](subject))
+    return Near()
+
+
+@pytest.fixture
+def recipe(exported: Path, image_folder: Path, mirrored_folder: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(
+        f"""
+        targets = ["onnxruntime:cpu", "openvino:cpu"]
+        [model]
+        onnx = {str(exported)!r}
+        classes = {list(onnx_io.info(exported).classes)}
+        [data]
+        calibration = {str(mirrored_folder)!r}
+        evaluation = {str(image_folder)!r}
+        samples = 8
+        [quantization]
+        level = "fast"
+        [bench]
+        rounds = 1
+        [check]
+        latency_p50 = "5%"
+        """,
+        encoding="utf-8",
+    )
+    return path
+
+
+def test_cells_are_measured_on_a_device_and_told_in_one_report(
+    device: Near, recipe: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    lost = There(device, "gone", [str(TARGET)], EdgeresError("its host key is not known."))
+    places = [There(device, "line3", [str(TARGET)]), lost]
+    report = pipeline.run(recipe, tmp_path / "run", places=places)
+    assert [(cell.place, str(cell.precision), cell.status) for cell in report.cells] == [
+        ("onnxruntime:cpu@line3", "fp32", "measured"),
+        ("onnxruntime:cpu@line3", "int8", "measured"),
+        ("onnxruntime:cpu@gone", "fp32", "failed"),
+        ("onnxruntime:cpu@gone", "int8", "failed"),
+    ]
+    assert {cell.message for cell in report.cells} == {"", "gone: its host key is not known."}
+    assert list(report.devices) == ["line3"]
+    images = open_images(image_folder)
+    sources = (tmp_path / "run" / "model.onnx", tmp_path / "run" / "model.onnxruntime.onnx")
+    exact, int8 = (evaluate.predict(source, TARGET, images) for source in sources)
+    for cell, found in zip(report.cells, (exact, int8), strict=False):
+        assert cell.latency is not None
+        expected = evaluate.accuracy(found, None if found is exact else exact)
+        assert cell.accuracy is not None
+        assert (cell.accuracy.top1, cell.accuracy.agreement) == (expected.top1, expected.agreement)
+        assert cell.accuracy.dataset == images.digest
+        assert cell.engine is None, "it stays on the device"
+    assert report.cells[1].layers
+    assert report.cells[1].errors
+    _second_run_sends_nothing(device, recipe, tmp_path, places, report)
+    _devices_are_held_apart(report)
+
+
+def _second_run_sends_nothing(device: Near, recipe: Path, tmp_path: Path, places: list[There], report: Report) -> None:
+    assert "put" in device.asked
+    device.asked.clear()
+    again = pipeline.run(recipe, tmp_path / "run", places=places)
+    assert set(device.asked) == {"facts", "missing", "job"}
+    assert [cell.latency for cell in again.cells] == [cell.latency for cell in report.cells], "nor measures again"
+
+
+def _devices_are_held_apart(report: Report) -> None:
+    both = [cell.model_copy(update={"device": name}) for name in (None, "line3") for cell in report.cells[:2]]
+    slow = both[2].latency
+    assert slow is not None
+    both[2] = both[2].model_copy(update={"latency": slow.model_copy(update={"p50": 10 * slow.p50})})
+    whole = report.model_copy(update={"cells": both})
+    rows = table.rows(whole)
+    assert [row.name for row in rows] == [f"onnxruntime:cpu{at} {p}" for at in ("", "@line3") for p in ("fp32", "int8")]
+    assert rows[1].speedup is not None
+    assert rows[3].speedup == pytest.approx(10 * rows[1].speedup), "each against FP32 on its own device"
+    assert all("onnxruntime:cpu@line3" in render(whole, suffix) for suffix in (".html", ".md", ".csv"))
+    assert len({verdict.cell for verdict in gate.compare(whole, whole, {"latency_p50": "5%"})}) == 4
+    other = report.machine.model_copy(update={"cpu": "another"})
+    moved = whole.model_copy(update={"devices": {"line3": other}})
+    outcomes = {v.cell: v.outcome for v in gate.compare(moved, whole, {"latency_p50": "5%"})}
+    assert [outcomes[row.name] is Outcome.INCONCLUSIVE for row in rows][2:] == [True, True]
+    assert [outcomes[row.name] is Outcome.PASSED for row in rows][:2] == [True, True]
+
+
+def test_another_edgeres_there_is_named(device: Near, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "versions", lambda *names: dict.fromkeys(names, "0.0.9"))
+    facts = tasks.facts()
+    monkeypatch.setattr(device, "ask", lambda *_: tasks.value(facts))
+    monkeypatch.setattr(store, "versions", lambda *names: dict.fromkeys(names, "1.0.0"))
+    with pytest.raises(EdgeresError, match=r"it has edgeres 0.0.9, not 1.0.0; `pip install edgeres==1.0.0` there"):
+        There(device, "old")._finish([None], Path(), None, None, "", None)  # type: ignore[list-item, arg-type]
+
+
+def test_a_job_that_dies_says_so_and_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(tasks.FOLDER, str(tmp_path))
+    for child_, said in (
+        ("import os; os.kill(os.getpid(), 9)", "status -9 .* want of memory"),
+        ("raise SystemExit('no libvendor.so')", "status 1 .* no libvendor.so"),
+    ):
+        monkeypatch.setattr(tasks, "CHILD", child_)
+        with pytest.raises(EdgeresError, match=said):
+            tasks.value(tasks.job("finish", {}))
+
+
+def test_a_device_that_became_slow_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "speed.json"
+    assert jobs._slower(path) == ""
+    best = store.read_json(path)
+    store.write_json(path, {**best, "gflops": 1000 * best["gflops"]})
+    assert "times slower than on 20" in jobs._slower(path)
+    assert np.isclose(store.read_json(path)["gflops"], 1000 * best["gflops"]), "the best of times stays"
