@@ -94,18 +94,17 @@ class Objects:
         """Remove the oldest files and runs until `wanted` more bytes fit; EdgeresError where they never will."""
         self.folder.mkdir(parents=True, exist_ok=True)
         entries = sorted((path.stat().st_mtime, _size(path), path) for path in self._entries())
-        total = sum(size for _, size, _ in entries)
-        for _, size, path in [*entries, (0.0, 0, None)]:
-            free = shutil.disk_usage(self.folder).free
+        total, free = sum(size for _, size, _ in entries), shutil.disk_usage(self.folder).free
+        if wanted > self.limit or free + total - wanted < RESERVE:
+            raise EdgeresError(
+                f"there is no room for {wanted / 1e6:.0f} MB below {self.folder}: {free / 1e6:.0f} MB are free, "
+                f"{RESERVE / 1e6:.0f} MB of them reserved; free some, or raise `edgeres agent --space`."
+            )
+        for _, size, path in entries:
             if total + wanted <= self.limit and free - wanted >= RESERVE:
                 return
-            if path is not None:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-                total -= size
-        raise EdgeresError(
-            f"there is no room for {wanted / 1e6:.0f} MB below {self.folder}: {free / 1e6:.0f} MB are free, "
-            f"{RESERVE / 1e6:.0f} MB of them reserved; free some, or raise `edgeres agent --space`."
-        )
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            total, free = total - size, free + size
 
     def _entries(self) -> Iterator[Path]:
         yield from (path for path in self.folder.glob("objects/*/*") if path.is_file())
