@@ -150,6 +150,7 @@ USAGE = {
     "build model.onnx -t tflite:cpu -o out.tflite": "no backend 'tflite'",
     "build model.onnx -t onnxruntime:toaster -o out.onnx": "no 'toaster'",
     "build model.onnx -t onnxruntime:cpu -o out.engine": "name it out.onnx",
+    "build model.onnx -t onnxruntime:cpu --input nv12 -o out.onnx": "there is no input 'nv12'",
     "eval absent.onnx -t onnxruntime:cpu -d flat": "absent.onnx cannot be read",
     f"{EVAL} -d absent": "no images at absent",
     "run absent.toml": "absent.toml cannot be read",
@@ -384,6 +385,9 @@ def test_calibrate_quantize_build_and_eval_work_on_each_others_files(
     assert re.match(r"engine\.onnx on onnxruntime:cpu, 20 images, [\d.]+ images/s: top-1 ", shown[0])
     assert re.match(r"against FP32: drop .* lost and \d+ gained: (not )?significant, p = [\d.]+$", shown[1])
     assert re.match(r"agreement [\d.]+ % \(95 % ", shown[2])
+    said("build int8.onnx -t onnxruntime:cpu --input u8-nhwc -o bytes.onnx")
+    again = said(f"eval bytes.onnx -t onnxruntime:cpu --data {mirrored_folder} --reference model.onnx").splitlines()
+    assert again[1:] == shown[1:]
     found = json.loads(
         said(f"eval engine.onnx -t onnxruntime:cpu --data {mirrored_folder} --samples 7 --reference model.onnx --json")
     )

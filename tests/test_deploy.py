@@ -18,20 +18,28 @@ SOURCE = Path(__file__).parents[1] / "pipelines" / "deploy"
 HEADERS = (os.environ.get("ONNXRUNTIME_INCLUDE", ""), "/usr/include/onnxruntime", "/usr/local/include/onnxruntime")
 
 
-def options(runtime: str) -> list[str]:
-    """What CMake needs to find a runtime; skips the test where it is not there."""
-    if runtime == "openvino":
-        utils = pytest.importorskip("openvino.utils", reason="the extra `openvino` is not installed")
-        return [f"-DOpenVINO_DIR={utils.get_cmake_path()}", "-DONNXRUNTIME_INCLUDE="]
+def openvino() -> list[str]:
+    """What CMake needs to find OpenVINO; empty where it is not here."""
+    try:
+        from openvino.utils import get_cmake_path
+    except ImportError:
+        return []
+    return [f"-DOpenVINO_DIR={get_cmake_path()}"]
+
+
+def onnx_runtime() -> list[str]:
+    """The same for ONNX Runtime, whose headers are no part of its Python package."""
     include = next((path for path in HEADERS if path and (Path(path) / "onnxruntime_cxx_api.h").is_file()), None)
     libraries = sorted(Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.*"))
-    if include is None or not libraries:
-        pytest.skip("the headers of ONNX Runtime are not here; apt-get install libonnxruntime-dev (Debian 13)")
-    return [
-        f"-DONNXRUNTIME_INCLUDE={include}",
-        f"-DONNXRUNTIME_LIBRARY={libraries[0]}",
-        "-DCMAKE_DISABLE_FIND_PACKAGE_OpenVINO=ON",
-    ]
+    found = include is not None and libraries
+    return [f"-DONNXRUNTIME_INCLUDE={include}", f"-DONNXRUNTIME_LIBRARY={libraries[0]}"] if found else []
+
+
+FOUND = {"openvino": openvino(), "onnxruntime": onnx_runtime()}
+MISSING = {
+    "openvino": "the extra `openvino` is not installed",
+    "onnxruntime": "the headers of ONNX Runtime are not here: libonnxruntime-dev of Debian 13, or ONNXRUNTIME_INCLUDE",
+}
 
 
 def run(*command: object) -> subprocess.CompletedProcess[str]:
@@ -44,17 +52,28 @@ def frame(exported: Path, image_folder: Path) -> NDArray[np.uint8]:
     return batch.images
 
 
-@pytest.mark.skipif(not (shutil.which("cmake") and shutil.which("c++")), reason="there is no cmake or C++ compiler")
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_the_program_gives_what_python_gives(runtime: str, exported: Path, image_folder: Path, tmp_path: Path) -> None:
-    found = options(runtime)
-    configured = run("cmake", "-S", SOURCE, "-B", tmp_path / "build", "-DCMAKE_BUILD_TYPE=Debug", *found)
+@pytest.fixture(scope="module")
+def classify(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program, with every runtime that is here."""
+    if not (shutil.which("cmake") and shutil.which("c++")):
+        pytest.skip("there is no cmake or C++ compiler")
+    folder = tmp_path_factory.mktemp("build")
+    given = [option for options in FOUND.values() for option in options]
+    configured = run("cmake", "-S", SOURCE, "-B", folder, "-DCMAKE_BUILD_TYPE=None", *given)
     assert not configured.returncode, configured.stderr
-    built = run("cmake", "--build", tmp_path / "build")
+    built = run("cmake", "--build", folder, "-j", 2)
     assert not built.returncode, built.stderr
     assert "warning" not in built.stderr
-    classify = tmp_path / "build" / "classify"
+    return folder / "classify"
 
+
+@pytest.mark.parametrize("runtime", FOUND)
+def test_the_program_gives_what_python_gives(
+    runtime: str, exported: Path, image_folder: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if not FOUND[runtime]:
+        pytest.skip(MISSING[runtime])
+    classify = request.getfixturevalue("classify")
     target, name = Target(runtime, "cpu"), f"engine{'.blob' if runtime == 'openvino' else '.onnx'}"
     engine = engines.build(exported, target, tmp_path / name, frame="u8-nhwc").path
     pixels = frame(exported, image_folder)

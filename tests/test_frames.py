@@ -119,6 +119,33 @@ def test_an_engine_answers_as_the_one_for_floats(
         engine.run(pixels(source, images))
 
 
+@pytest.mark.parametrize("scheme", ["fp16", "tensorrt"])
+def test_a_runtime_without_uint8_gets_floats_in_the_levels_of_the_pixels(
+    scheme: str, exported: Path, calibrated: Path, images: ImageSet, tmp_path: Path
+) -> None:
+    """TensorRT takes UINT8 as an input that is cast at once, and nowhere else."""
+    path = quantize(exported, calibrated, tmp_path / "x.onnx", scheme=scheme).path
+    model = onnx_io.load(path)
+    frames.fold(model, onnx_io.info(path).preprocess, "u8-nhwc", unsigned=False)
+    (reader,) = (node for node in model.graph.node if "input" in node.input)
+    assert reader.op_type == "Cast"
+    types = {tensor.data_type for tensor in model.graph.initializer}
+    assert onnx.TensorProto.UINT8 not in types
+    found = session(model).run(None, {"input": camera(path, images)})[0]
+    wanted = logits(path, pixels(path, images))
+    assert float(np.square(found - wanted).mean()) < 1e-3 * float(np.square(wanted).mean())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("scheme", ["fp16", "tensorrt"])
+def test_tensorrt_compiles_it(scheme: str, exported: Path, calibrated: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="the extra `tensorrt-rtx` is not installed")
+    path = quantize(exported, calibrated, tmp_path / "x.onnx", scheme=scheme).path
+    target = Target("tensorrt-rtx", "sm86")
+    made = engines.build(path, target, tmp_path / "x.engine", frame="u8-nhwc-bgr")
+    assert onnx_io.info(made.path).frame == "u8-nhwc-bgr"
+
+
 def test_what_cannot_be_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
     made = engines.build(files["fp32"], CPU, tmp_path / "x.onnx", frame="u8-nhwc").path
     with pytest.raises(UsageError, match=r"x\.onnx takes u8-nhwc already; leave --input out"):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from edgeres import evaluate, explain, gate, pipeline, store
+from edgeres import evaluate, explain, gate, onnx_io, pipeline, store
 from edgeres import measure as measuring
 from edgeres.data import open_images
 from edgeres.errors import BuildError, EdgeresError, InputError, UsageError
@@ -132,6 +132,23 @@ def lasting(report: Report) -> dict[str, Any]:
         if cell["accuracy"]:
             del cell["accuracy"]["images_per_second"]
     return content
+
+
+def test_engines_that_take_camera_bytes_are_as_right(
+    recipe: Recipe, finished: tuple[Path, Report], tmp_path: Path
+) -> None:
+    targets = '[{target = "onnxruntime:cpu", input = "u8-nhwc"}]'
+    found = pipeline.run(recipe(tmp_path / "bytes.toml", targets=targets), tmp_path / "run")
+    floats = {cell.precision: cell.accuracy for cell in finished[1].cells if cell.target == "onnxruntime:cpu"}
+    assert [cell.precision for cell in found.cells] == ["fp32", "int8"]
+    for cell in found.cells:
+        assert cell.properties["input"] == "camera bytes"
+        assert onnx_io.info(tmp_path / "run" / str(cell.engine)).frame == "u8-nhwc"
+        told, other = (
+            one.model_dump(exclude={"images_per_second"}) for one in (cell.accuracy, floats[cell.precision]) if one
+        )
+        assert told == other
+        assert all(layer.precision == "int8" for layer in cell.layers)
 
 
 def test_several_labels_an_image_have_scores_and_rules_of_their_own(recipe: Recipe, tmp_path: Path) -> None:

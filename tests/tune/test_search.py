@@ -173,7 +173,7 @@ def test_the_command_writes_a_recipe_that_makes_the_engine(
 ) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(
-        f"""targets = ["openvino:cpu"]
+        f"""targets = ["openvino:cpu", {{target = "onnxruntime:cpu", input = "u8-nhwc"}}]
         [model]
         weights = {str(checkpoint)!r}
         classes = {list(CLASSES)}
@@ -196,9 +196,10 @@ def test_the_command_writes_a_recipe_that_makes_the_engine(
     assert html.count("<svg") == 2
     assert "onnxruntime, batch fixed at 1" in html
     (part,) = made.targets
-    assert (part.target, part.batch, part.scheme) == ("onnxruntime:cpu", 1, "onnxruntime")
+    assert (part.target, part.batch, part.scheme, part.input) == ("onnxruntime:cpu", 1, "onnxruntime", "u8-nhwc")
     assert made.check == {"agreement": 0.5}
     assert made.model.weights.samefile(checkpoint)
     assert made.data.evaluation.samefile(image_folder)
     engine = next((tmp_path / "out" / "tuned" / "engines").glob("*batch-fixed*"))
-    assert onnx_io.input_shape(onnx_io.load(engine))[0] == 1
+    assert onnx_io.input_shape(onnx_io.load(engine)) == (1, 32, 32, 3)
+    assert onnx_io.info(engine).frame == "u8-nhwc"
