@@ -12,7 +12,7 @@ that all of them together call an engine slower that is not in at most ALPHA of 
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
@@ -59,11 +59,8 @@ def decide(pairs: Iterable[tuple[float, float]], limit: float) -> Decision:
         ratios.append(math.log(head / base))
         if len(ratios) not in LOOKS:
             continue
-        walsh = _walsh(np.array(ratios))
-        strict, loose = (_trimmed(len(ratios), alpha) for alpha in (ALPHA / len(LOOKS), BETA))
-        growth, low, high, most = (
-            100 * math.expm1(x) for x in (np.median(walsh), walsh[strict], walsh[-1 - strict], walsh[-1 - loose])
-        )
+        growth, low, high = interval(ratios)
+        _, _, most = interval(ratios, BETA)
         outcome = Outcome.INCONCLUSIVE
         if low > 0 and growth > limit:
             outcome = Outcome.REGRESSED
@@ -72,6 +69,16 @@ def decide(pairs: Iterable[tuple[float, float]], limit: float) -> Decision:
         if outcome is not Outcome.INCONCLUSIVE or len(ratios) == LOOKS[-1]:
             return Decision(outcome, growth, low, high, len(ratios))
     raise ValueError(f"{len(ratios)} rounds decide nothing; {LOOKS[-1]} always do")
+
+
+def interval(ratios: Sequence[float], alpha: float = ALPHA / len(LOOKS)) -> tuple[float, float, float]:
+    """The growth in percent behind logarithms of ratios, and bounds each of which at most `alpha` of the cases break:
+    none where so few rounds cannot tell."""
+    walsh, out = _walsh(np.array(ratios)), _trimmed(len(ratios), alpha)
+    growth = 100 * math.expm1(float(np.median(walsh)))
+    if out < 0:
+        return growth, -100.0, math.inf
+    return growth, 100 * math.expm1(walsh[out]), 100 * math.expm1(walsh[-1 - out])
 
 
 def _walsh(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -115,7 +122,7 @@ def compare(
             verdicts.append(Verdict(RULE, name, Outcome.INCONCLUSIVE, None, limit, sentence))
             continue
         with (progress or Silent()).step(f"measure {name}", 2 * LOOKS[-1]) as advance:
-            verdicts.append(_verdict(name, decide(_rounds(first, second, advance), limit), limit))
+            verdicts.append(_verdict(name, decide(rounds(first, second, advance), limit), limit))
     return verdicts
 
 
@@ -130,7 +137,7 @@ def _verdict(name: str, found: Decision, limit: float) -> Verdict:
     return Verdict(RULE, name, found.outcome, found.growth, limit, f"{name}: {words}.")
 
 
-def _rounds(base: Subject, head: Subject, advance: Callable[[int], object]) -> Iterator[tuple[float, float]]:
+def rounds(base: Subject, head: Subject, advance: Callable[[int], object]) -> Iterator[tuple[float, float]]:
     """The medians of both, milliseconds, round after round."""
     for turn in count():
         order = -1 if turn % 2 else 1

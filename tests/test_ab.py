@@ -8,7 +8,7 @@ import pytest
 from report.example import built, cell, latency, report, timed
 
 from edgeres import ab, store
-from edgeres.ab import LOOKS, compare, decide
+from edgeres.ab import LOOKS, compare, decide, interval
 from edgeres.errors import UsageError
 from edgeres.gate import Outcome
 from edgeres.measure import Measured
@@ -146,3 +146,12 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
     for given in ((nothing, nothing, 5, "a:b"), (nothing, Path("a.onnx"), 5), (Path("a.onnx"), Path("a.onnx"), 5)):
         with pytest.raises(UsageError, match="two engines and their --target, or two run folders"):
             compare(*given)
+
+
+def test_few_rounds_bound_nothing() -> None:
+    ratios = [0.01 * turn for turn in range(10)]
+    assert interval(ratios[:9])[1:] == (-100.0, np.inf)
+    growth, low, high = interval(ratios)
+    # Of ten, one case in 1024 has all ratios on one side: the bounds are the smallest and the largest of them.
+    assert (low, high) == pytest.approx((0.0, 100 * np.expm1(0.09)))
+    assert low < growth < high

@@ -123,3 +123,48 @@ def test_evaluation_is_held_against_the_bound_of_its_own_figures(exported: Path,
     assert bound == pytest.approx(alone * decode / (alone + decode), rel=1e-2)
     told = [float(share) for share in re.findall(r"([\d.]+)%", done.stdout.splitlines()[-1])]
     assert told == pytest.approx([100 * whole / alone, 100 * whole / bound], rel=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("factor", "noise", "winner"), [(0.95, 0.01, "edgeres"), (1.05, 0.01, "the other"), (1.0, 0.05, "not to be told")]
+)
+def test_the_fastest_is_the_one_whose_interval_says_so(
+    factor: float, noise: float, winner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fastest
+
+    from edgeres.types import Target
+
+    random = np.random.default_rng(0)
+    turns = [(10.0 * drift, 10.0 * drift * factor * np.exp(noise * random.normal())) for drift in np.arange(1, 3, 0.1)]
+    monkeypatch.setattr(fastest.ab, "rounds", lambda base, head, advance: iter(turns))
+    own, other, ratio, word = (
+        part.strip() for part in fastest.row(Target("openvino", "cpu"), Path("a"), Path("b"), 20).split("|")
+    )
+    assert word.startswith(winner)
+    for told, times in zip((other, own), zip(*turns, strict=True), strict=True):
+        assert float(told) == pytest.approx(np.median(times), abs=0.01)
+    middle, low, high = (float(figure) for figure in re.findall(r"[\d.]+", ratio))
+    assert low <= middle <= high
+    assert middle == pytest.approx(factor, rel=0.05)
+
+
+def test_the_roofline_has_every_millisecond(monkeypatch: pytest.MonkeyPatch) -> None:
+    import roofline as script
+
+    from edgeres.limits.roofline import Layer, Roofline
+    from edgeres.measure import Measured
+    from edgeres.measure.peaks import Limits, Peak
+    from edgeres.schema import Latency
+
+    limits = Limits({"int8": Peak(200e9, "x")}, ((10**6, 50e9), (10**8, 10e9)))
+    layers = tuple(Layer(f"layer{index}", "int8", "k", 1.0 + index, 10**8, 10**6, 0.5) for index in range(5))
+    latency = Latency(p50=20.0, p90=20, p99=20, batch=1, throughput=50, samples=[20.0], warmup=1, stable=True)
+    found = Roofline(layers, limits, Measured(latency, {}), 1)
+    head, _, *rows = script.layers("file", "openvino", found, 2).splitlines()[3:]
+    assert [row.split("|")[1].strip() for row in rows] == ["layer4", "layer3", "3 others"]
+    assert sum(float(row.split("|")[3]) for row in rows) == pytest.approx(15.0)
+    assert {row.count("|") for row in [head, *rows]} == {10}
+    line = script.summary([("file", "openvino", found)]).splitlines()[2]
+    assert "**12%**" in line  # five layers of half a millisecond each, of 20 ms
+    assert "400 | — | 50 to 10" in line

@@ -109,7 +109,10 @@ def quantize(
     samples: Samples = None,
     stats: Annotated[Path | None, typer.Option(help="Statistics to use instead of images.")] = None,
     scheme: Annotated[
-        str, typer.Option(help="onnxruntime (-avx2, -vnni, -arm), openvino, tensorrt, portable; or fp16.")
+        str,
+        typer.Option(
+            help="onnxruntime (-avx2, -vnni, -arm), openvino (also: +branch, -shortcut), tensorrt, portable; fp16."
+        ),
     ] = "portable",
     method: Annotated[
         str, typer.Option(help="Range method: minmax, percentile, entropy, mse; or auto, the best of them here.")
