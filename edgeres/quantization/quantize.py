@@ -12,7 +12,7 @@ from onnx import NodeProto
 from edgeres import onnx_io, store
 from edgeres.data import ImageSet, batches
 from edgeres.errors import InputError, UsageError
-from edgeres.quantization import grids, place, ranges, reconstruct, schemes, simulate, statistics, weights
+from edgeres.quantization import blas, grids, place, ranges, reconstruct, schemes, simulate, statistics, weights
 from edgeres.quantization.graph import Graph, Role
 from edgeres.quantization.half import to_half
 from edgeres.quantization.place import Quantizer
@@ -197,10 +197,11 @@ class _Quantization:
             return {node.name: alone(self.graph, node, self.found, self.scheme) for node in mine}
         names = {node.name for node in mine}
         images = self._decoded(self._fitting, count)
-        fits = [
-            reconstruct.layers(self.graph, images, quantizers, names, self.scheme.paired, stiffness, progress)
-            for stiffness in (BEST if level == "best" else [reconstruct.STIFFNESS])
-        ]
+        with blas.one_thread():
+            fits = [
+                reconstruct.layers(self.graph, images, quantizers, names, self.scheme.paired, stiffness, progress)
+                for stiffness in (BEST if level == "best" else [reconstruct.STIFFNESS])
+            ]
         return fits[0] if len(fits) == 1 else max(fits, key=lambda layers: self._sqnr(quantizers, layers))
 
     def _sqnr(self, quantizers: Mapping[str, Quantizer], layers: Mapping[str, weights.Layer]) -> float:

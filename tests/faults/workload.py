@@ -97,6 +97,9 @@ def recipe(folder: Path, targets: str) -> Path:
         level = "fast"
         [bench]
         rounds = 1
+        [check]
+        latency_p50 = "50%"
+        top1_drop = 100
         """,
         encoding="utf-8",
     )
