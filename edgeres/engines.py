@@ -138,10 +138,10 @@ def _fits(path: Path, sidecar: Sidecar, target: Target) -> None:
         built_by = sidecar.versions.get(package, here)
         if here not in ("absent", built_by):
             raise MissingRuntime(f"{path} was built by {package} {built_by}, and {here} is installed; {again}.")
-    needed, there = str(sidecar.parameters.get("hardware", "")).split(), backend.hardware(target).split()
-    lacking = [word for word in needed if word not in there]
-    if lacking:
-        raise MissingRuntime(f"{path} was built on hardware with {', '.join(lacking)}, which is not here; {again}.")
+    there = backend.hardware(target)
+    built_on = sidecar.parameters.get("hardware", there)
+    if there and built_on != there:
+        raise MissingRuntime(f"{path} was built on hardware with {built_on}, and here is {there}; {again}.")
 
 
 def packages(target: Target) -> tuple[str, ...]:

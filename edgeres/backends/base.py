@@ -145,8 +145,8 @@ class Backend(ABC):
         """The name of the quantization scheme that is best for a target."""
 
     def hardware(self, target: Target) -> str:
-        """What of this machine an engine built here relies on and the target does not name, as words; "" for nothing.
-        The engine is loaded where all of them are."""
+        """What of this machine an engine built here is bound to and the target does not name; "" for nothing. The
+        engine is loaded where it is the same."""
         return ""
 
     @abstractmethod

@@ -87,7 +87,8 @@ class OpenVino(Backend):
         return "openvino"
 
     def hardware(self, target: Target) -> str:
-        # OpenVINO's own cache takes a blob of another CPU for none at all; one of a lesser CPU does run.
+        # 2026.4 refuses blobs of any other instruction set, a lesser one too (its property RUNTIME_REQUIREMENTS of a
+        # compiled model: "ov=2026.4.1;isa=Intel AVX2"); before, nobody promised that they work.
         if target.device == "cpu":
             return " ".join((platform.machine(), *machine.features()))
         try:

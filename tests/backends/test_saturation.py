@@ -36,7 +36,8 @@ def convolution(weight: NDArray[np.int8], stride: int, groups: int) -> onnx.Mode
         "zero": np.uint8(0),
         "ones": np.ones(outputs, np.float32),
         "zeros": np.zeros(outputs, np.int8),
-        "bias": np.full(outputs, largest, np.float32),
+        "bias": np.full(outputs, largest, np.int32),  # in float, onnxruntime 1.20 would compute it all in float
+        "none": np.zeros(outputs, np.int32),
         "weight": weight,
         "step": np.float32(2 * largest / 255),
     }
@@ -44,8 +45,9 @@ def convolution(weight: NDArray[np.int8], stride: int, groups: int) -> onnx.Mode
         helper.make_node("QuantizeLinear", ["images", "one", "zero"], ["images.q"]),
         helper.make_node("DequantizeLinear", ["images.q", "one", "zero"], ["images.dq"]),
         helper.make_node("DequantizeLinear", ["weight", "ones", "zeros"], ["weight.dq"], axis=0),
+        helper.make_node("DequantizeLinear", ["bias", "ones", "none"], ["bias.dq"], axis=0),
         helper.make_node(
-            "Conv", ["images.dq", "weight.dq", "bias"], ["sums"], pads=pads, strides=strides, group=groups
+            "Conv", ["images.dq", "weight.dq", "bias.dq"], ["sums"], pads=pads, strides=strides, group=groups
         ),
         helper.make_node("QuantizeLinear", ["sums", "step", "zero"], ["sums.q"]),
         helper.make_node("DequantizeLinear", ["sums.q", "step", "zero"], ["sums.dq"]),
