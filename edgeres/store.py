@@ -69,9 +69,9 @@ def replacing(path: Path) -> Iterator[Path]:
     Readers see the old file or the whole new one, also after a crash; on an exception the old file stays. UsageError
     where nothing can be written there, EdgeresError where the disk is full.
     """
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder; name a file in it.")
     try:
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder; name a file in it.")
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     except OSError as error:
