@@ -32,6 +32,8 @@ def check(model: ModelProto, where: Path, strict: bool = False) -> None:
     refuses the graph; `strict` also where shapes do not fit each other. UsageError where external data are absent."""
     if (count := _nodes(model, where)) > NODES:
         raise InputError(f"{where} has {count} nodes, {NODES} are the most; export it again.")
+    if any(one.ref_attr_name for graph in _graphs(model.graph) for node in graph.node for one in node.attribute):
+        raise InputError(f"{where}: an attribute refers to a function that it does not stand in; export it again.")
     declared, files = 0, dict[str, int]()
     for tensor in tensors(model):
         size = _size(tensor, where)
