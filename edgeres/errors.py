@@ -1,7 +1,7 @@
 """What can go wrong, as one tree.
 
     EdgeresError            the root; one sentence: what is wrong, where, what to do next
-    ├── UsageError          an option, a path or a recipe is not usable as given
+    ├── UsageError          an option is not usable as given, or a path: absent, no file, no permission
     ├── InputError          a file was read and is not what it should be: checkpoint, ONNX, image, manifest, sidecar
     ├── MissingRuntime      a package or a device that the step needs is not on this machine
     ├── ParityError         an exported model does not compute what its source computes
@@ -17,7 +17,7 @@ class EdgeresError(Exception):
 
 
 class UsageError(EdgeresError):
-    """An option, a path or a recipe is not usable as given."""
+    """An option is not usable as given, or a path: absent, no file, no permission."""
 
 
 class InputError(EdgeresError):

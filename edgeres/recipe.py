@@ -121,6 +121,8 @@ def read(path: Path) -> Recipe:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise InputError(f"{path}: {place}: {first['msg']}; mend the recipe.") from None
+    except UsageError as error:  # of a target
+        raise InputError(f"{path}: {error}") from None
     named = [part.target for part in recipe.targets]
     if twice := next((name for name in named if named.count(name) > 1), None):
         raise InputError(f"{path}: target {twice} is listed twice; give it one entry with all its precisions.")

@@ -152,6 +152,10 @@ def predictions(path: Path) -> Predictions:
         found = Predictions(arrays["outputs"], arrays["labels"], names, classes, str(arrays["dataset"]), task)
         if task not in get_args(Task) or not len(found.outputs) == len(found.labels) == len(names):
             raise ValueError("not one answer and one label an image")
+        if task == "classification":
+            for indices, least in ((found.outputs, 0), (found.labels, -1)):
+                if indices.dtype != np.int64 or not ((indices >= least) & (indices < len(classes))).all():
+                    raise ValueError("an answer or a label is no class")
     except EdgeresError:
         raise
     except Exception as error:  # zipfile, zlib and numpy each have their own

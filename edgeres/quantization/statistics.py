@@ -23,6 +23,8 @@ _FRACTION = 2.0**20
 """Per-channel means are summed as multiples of 1/_FRACTION: integer sums have no order."""
 _SMALLEST = -126
 """Exponent of the finest bins, and of a tensor that is zero throughout: float32 can still be scaled by 2**126."""
+_LEAST = 2.0**-60
+"""The smallest scale of a channel, and the reciprocal of the largest: weights divided by it stay in float32."""
 
 
 @dataclass(frozen=True)
@@ -162,8 +164,8 @@ def load(path: Path) -> Calibration:
                 raise ValueError(f"the statistics of {name} cannot be")
             found[str(name)] = one
         scales = {str(name): arrays[f"scales.{position}"] for position, name in enumerate(arrays["scaled"])}
-        if not all(one.ndim == 1 and np.isfinite(one).all() and (one > 0).all() for one in scales.values()):
-            raise ValueError("scales are not above zero")
+        if not all(one.ndim == 1 and ((one >= _LEAST) & (one <= 1 / _LEAST)).all() for one in scales.values()):
+            raise ValueError("scales of channels are no such")
         return Calibration(found, scales)
     except EdgeresError:
         raise
