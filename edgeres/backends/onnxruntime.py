@@ -1,4 +1,7 @@
-"""ONNX Runtime: the Q/DQ ONNX file is the engine itself; the runtime fuses it when it loads."""
+"""ONNX Runtime: the Q/DQ ONNX file is the engine itself; the runtime fuses it when it loads.
+
+`cpu@haswell` and others are CPUs that are not here, emulated: see `onnxruntime_emulated`.
+"""
 
 import re
 from collections import deque
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from edgeres import machine, onnx_io
+from edgeres.backends import onnxruntime_emulated as emulated
 from edgeres.backends.base import NONE, Availability, Backend, Engine, RuntimeLayer
 from edgeres.errors import BuildError, MissingRuntime, UsageError
 from edgeres.types import Settings, Target
@@ -78,9 +82,11 @@ class OnnxRuntime(Backend):
                 note=f"onnxruntime {onnxruntime.__version__}" if provider in present else f"needs {package}",
             )
             for device, (provider, package) in PROVIDERS.items()
-        ]
+        ] + emulated.available(self.name)
 
     def scheme(self, target: Target) -> str:
+        if target.emulated and emulated.find(target).architecture == "aarch64":
+            return "onnxruntime-arm"
         return "tensorrt" if target.device == "tensorrt" else "onnxruntime"
 
     def build(self, model: Path, target: Target, out: Path, settings: Settings = NONE) -> None:
@@ -98,6 +104,10 @@ class OnnxRuntime(Backend):
         calibrating: bool = False,
         settings: Settings = NONE,
     ) -> Engine:
+        if target.emulated:
+            if settings:
+                raise UsageError(f"target {target} is emulated, which takes no settings; leave them out.")
+            return emulated.Emulated(path, target, threads, _harmful(path))
         if not streams:
             streams = min(threads or machine.cores(), STREAMS) if target.device == "cpu" else 1
         each = max(1, (threads or machine.cores()) // streams) if streams > 1 else threads
@@ -106,7 +116,10 @@ class OnnxRuntime(Backend):
     def inspect(self, path: Path, target: Target) -> list[RuntimeLayer]:
         with TemporaryDirectory() as folder:
             optimized = Path(folder) / "optimized.onnx"
-            self._session(path, target, None, optimized)
+            if target.emulated:
+                emulated.Emulated(path, target, None, _harmful(path), optimized)
+            else:
+                self._session(path, target, None, optimized)
             return _layers(onnx_io.load(optimized).graph)
 
     def _session(
@@ -134,11 +147,10 @@ class OnnxRuntime(Backend):
                 options.graph_optimization_level = _level(value)
             else:
                 options.add_session_config_entry(key, value)
-        types = {tensor.data_type for tensor in onnx_io.load(path).graph.initializer}
-        # It makes INT32 biases whose scale is a product of float16 scales, which underflows: logits of another image.
-        harmful = ["WeightBiasQuantization"] if TensorProto.FLOAT16 in types else []
         try:
-            session = onnxruntime.InferenceSession(path, options, providers=[provider], disabled_optimizers=harmful)
+            session = onnxruntime.InferenceSession(
+                path, options, providers=[provider], disabled_optimizers=_harmful(path)
+            )
         except Exception as error:  # the binding has an exception type for each of its status codes
             reason = str(error).splitlines()[0]
             if "compiled nodes" in reason:
@@ -154,9 +166,19 @@ class OnnxRuntime(Backend):
 
     @staticmethod
     def _provider(target: Target) -> str:
+        if target.emulated:
+            emulated.find(target)
+            return PROVIDERS["cpu"][0]
         if target.device not in PROVIDERS:
             raise UsageError(f"target {target}: onnxruntime has no {target.device!r}; it has {', '.join(PROVIDERS)}.")
         return PROVIDERS[target.device][0]
+
+
+def _harmful(path: Path) -> list[str]:
+    """Rewritings that are not for a file: this one makes INT32 biases whose scale is a product of float16 scales, which
+    underflows: logits of another image."""
+    types = {tensor.data_type for tensor in onnx_io.load(path).graph.initializer}
+    return ["WeightBiasQuantization"] if TensorProto.FLOAT16 in types else []
 
 
 def _level(name: str) -> Any:

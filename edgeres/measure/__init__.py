@@ -18,11 +18,12 @@ from dataclasses import asdict
 from typing import Any
 
 from edgeres import errors
-from edgeres.errors import EdgeresError
+from edgeres.errors import EdgeresError, UsageError
 from edgeres.measure.child import Subject
 from edgeres.measure.summary import Measured, summary
+from edgeres.types import Target
 
-__all__ = ["Measured", "ROUNDS", "Subject", "measure"]
+__all__ = ["Measured", "ROUNDS", "Subject", "measure", "refuse"]
 
 CHILD = "import sys; sys.path[:] = filter(None, sys.path); from edgeres.measure.child import main; main(*sys.argv[1:])"
 """Without the working folder, whose `queue.py` or `statistics.py` would be imported."""
@@ -39,9 +40,11 @@ def measure(
 ) -> list[Measured]:
     """Measure engines in turn, `rounds` fresh processes each, and one more where `throughputs` are wanted.
 
-    `progress` is told of each process that is done. Raises what loading the engine raises, and EdgeresError where the
-    process dies.
+    `progress` is told of each process that is done. Raises what `refuse` and loading the engine raise, and EdgeresError
+    where the process dies.
     """
+    for subject in subjects:
+        refuse(subject.target)
     outcomes: list[list[dict[str, Any]]] = [[] for _ in subjects]
     for _ in range(rounds):
         for subject, outcome in zip(subjects, outcomes, strict=True):
@@ -55,6 +58,12 @@ def measure(
             progress(1)
         found.append(summary(subject, outcome, rates))
     return found
+
+
+def refuse(target: Target) -> None:
+    """UsageError where a target is emulated: the time is the emulator's, not the device's."""
+    if target.emulated:
+        raise UsageError(f"target {target}: its latency is not measured: emulated; `edgeres eval` gives its accuracy.")
 
 
 def _in_a_process(task: str, subject: Subject) -> dict[str, Any]:
