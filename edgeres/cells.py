@@ -139,6 +139,10 @@ class _Work:
         bench = self.bench
         if not cells:
             return
+        if cells[0].target.emulated:
+            for cell in cells:
+                cell.known |= {"status": "measured", "message": "its latency is not measured: emulated."}
+            return
         out = self.folder / "latency" / f"{cells[0].target.slug}.json"
         inputs = {cell.engine: str(cell.known["digest"]) for cell in cells}
         parameters = {**bench.model_dump(), "machine": machine.describe().model_dump()}

@@ -53,10 +53,11 @@ def export(
     dimension free; `preprocess` overrides fields of what is stored beside the weights or, where nothing is, of
     ImageNet's at the network's own size; `classes` names the outputs, by default as stored beside the weights;
     `task` says what the head is for: "multi-label" (each logit is a label of its own), "regression", or "embedding",
-    which drops the head; `features` names the maps of the stages to give instead, C2 ... C5, also of a detector's
-    backbone, while a detector alone gives what its dense heads do (`edgeres.models.detection`); `images` (default: four
-    photographs that come with edgeres) prove the parity. The input is `input` float32 (N, 3, H, W), the output `logits`
-    (N, classes), `embedding` (N, D), the pooled features, or maps (N, C, H, W) under their names.
+    which drops the head, or takes the output of a network that someone else exported; `features` names the maps of the
+    stages to give instead, C2 ... C5, also of a detector's backbone, while a detector alone gives what its dense heads
+    do (`edgeres.models.detection`); `images` (default: four photographs that come with edgeres) prove the parity. The
+    input is `input` float32 (N, 3, H, W), the output `logits` (N, classes), `embedding` (N, D), or maps (N, C, H, W)
+    under their names.
 
     Raises UsageError, InputError for a checkpoint that does not fit, ParityError where ONNX Runtime and torch differ,
     MissingRuntime without torch.
@@ -66,9 +67,11 @@ def export(
 
         if arch is not None:
             raise UsageError(f"{weights} has an architecture of its own; leave out --arch.")
-        if features or task != "classification":
-            raise UsageError(f"{weights} is taken as a classifier; leave out --features, --task and --embedding.")
-        return foreign(weights, out, opset=opset, batch=batch, preprocess=preprocess, classes=classes, images=images)
+        if features:
+            raise UsageError(f"{weights} has no stages that are known by name; leave out --features.")
+        _known(task)
+        given: dict[str, Any] = {"opset": opset, "batch": batch, "preprocess": preprocess, "classes": classes}
+        return foreign(weights, out, task=task, images=images, **given)
     try:
         import torch
 
@@ -78,8 +81,7 @@ def export(
         raise MissingRuntime(f"export needs {error.name}; `pip install 'edgeres[export]'`.") from None
     if not 13 <= opset <= 21:
         raise UsageError(f"opset {opset} is not supported; choose from 13 (per-channel Q/DQ begins there) to 21.")
-    if task not in TASKS:
-        raise UsageError(f"there is no task {task!r}; there are {', '.join(TASKS)}.")
+    _known(task)
     store.distinct(out, weights)
     loaded = checkpoint.read(weights)
     model: torch.nn.Module
@@ -87,11 +89,8 @@ def export(
         name, model = detection.load(arch, loaded, features)
         outputs, task, ends = model.outputs, model.task, model.names
     else:
-        name, model = checkpoint.load(arch, loaded)
-        outputs, ends = loaded.outputs, ("embedding" if task == "embedding" else OUTPUT,)
-        if task == "embedding":
-            outputs = next(model.fc.parameters()).shape[1]
-            model.add_module("fc", torch.nn.Identity())
+        name, model = checkpoint.load(arch, loaded, head=task != "embedding")
+        outputs, ends = (model.width, ("embedding",)) if task == "embedding" else (loaded.outputs, (OUTPUT,))
     config = loaded.config
     recognised = [] if config.arch else list(loaded.rows)
     base = _default(ARCHITECTURES[name].size if name in ARCHITECTURES else detection.SIDE)
@@ -139,6 +138,11 @@ def architectures() -> "Mapping[str, Size]":
     except ImportError as error:
         raise MissingRuntime(f"export needs {error.name}; `pip install 'edgeres[export]'`.") from None
     return {name: size(name) for name in ARCHITECTURES}
+
+
+def _known(task: str) -> None:
+    if task not in TASKS:
+        raise UsageError(f"there is no task {task!r}; there are {', '.join(TASKS)}.")
 
 
 def _default(size: int) -> Preprocess:

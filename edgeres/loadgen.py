@@ -23,6 +23,7 @@ from edgeres import engines, machine, onnx_io, store
 from edgeres.backends import Engine
 from edgeres.data import ImageSet, batches
 from edgeres.errors import EdgeresError, InputError, MissingRuntime, UsageError
+from edgeres.measure import refuse
 from edgeres.measure.child import Subject, images_per_second, pixels, warm_up
 from edgeres.types import Images
 
@@ -127,9 +128,10 @@ def run(
     """Let LoadGen measure an engine for `seconds` or more; its logs are written to the folder `out`.
 
     `images` None measures on random pixels. `qps` is Server's rate of queries a second, None for one that suits the
-    engine. Raises what `engines.load` and reading images raise; UsageError for an unknown scenario, MissingRuntime
-    where LoadGen is not installed.
+    engine. Raises what `engines.load` and reading images raise; UsageError for an unknown scenario and an emulated
+    target, MissingRuntime where LoadGen is not installed.
     """
+    refuse(subject.target)
     chosen, loadgen = find(scenario), _loadgen()
     sut = _System(loadgen, subject, scenario, images)
     settings = sut.settings(seconds, "PerformanceOnly")

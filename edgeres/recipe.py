@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from edgeres import store
-from edgeres.errors import InputError
+from edgeres.errors import InputError, UsageError
 from edgeres.types import Frame, Precision, Target, Task
 
 if sys.version_info >= (3, 11):

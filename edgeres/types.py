@@ -102,7 +102,8 @@ class Precision(str, Enum):
 
 @dataclass(frozen=True)
 class Target:
-    """A runtime and the device it runs on, written `backend:device`, as in `openvino:cpu`, `tensorrt-rtx:sm86`."""
+    """A runtime and the device it runs on, written `backend:device`, as in `openvino:cpu`, `tensorrt-rtx:sm86`, and
+    `onnxruntime:cpu@haswell` for a CPU that is emulated."""
 
     backend: str
     device: str
@@ -117,6 +118,11 @@ class Target:
 
     def __str__(self) -> str:
         return f"{self.backend}:{self.device}"
+
+    @property
+    def emulated(self) -> bool:
+        """Whether accuracy on it is real and latency is not."""
+        return "@" in self.device
 
     @property
     def slug(self) -> str:

@@ -198,6 +198,10 @@ def test_an_embedding_is_the_pooled_features(checkpoint: Path, tmp_path: Path) -
     info = onnx_io.info(made.path)
     assert (info.task, info.outputs, info.classes) == ("embedding", 64, ())
     assert made.sidecar.results["agreement"] is None
+    headless = {name: value for name, value in read(checkpoint).state.items() if not name.startswith("fc.")}
+    torch.save(headless, tmp_path / "backbone.pth")
+    alone = export(tmp_path / "backbone.pth", tmp_path / "y.onnx", task="embedding")
+    assert alone.path.read_bytes() == made.path.read_bytes()
 
 
 @pytest.mark.parametrize("task", ["multi-label", "regression"])

@@ -30,7 +30,7 @@ LAYERS = (
     {"errors"},
 )
 """From the top: a part imports parts of lower layers alone, not its siblings."""
-EXACT = ("quantization/reconstruct.py", "quantization/simulate.py")
+EXACT = ("quantization/simulate.py", "quantization/walk.py")
 """They compute in ONNX Runtime, whatever runtime the file is for."""
 REMOTE = ("fleet/ssh.py", "fleet/status.py", "fleet/tls.py")
 """They are imported where `edgeres[devices]` is needed, and nowhere else."""
@@ -43,7 +43,7 @@ HEAVY = {
     "safetensors": {"models/checkpoint.py"},
     "onnxscript": set(),
     "onnxruntime": {"parity.py", "foreign/convert.py", "foreign/read.py", "foreign/simplify.py"}
-    | {"backends/onnxruntime.py", *EXACT},
+    | {"backends/onnxruntime.py", "backends/onnxruntime_child.py", *EXACT},
     "openvino": {"backends/openvino.py"},
     "tensorrt": {"backends/tensorrt.py"},
     "tensorrt_rtx": {"backends/tensorrt.py"},

@@ -1,4 +1,7 @@
-"""ONNX Runtime: the Q/DQ ONNX file is the engine itself; the runtime fuses it when it loads."""
+"""ONNX Runtime: the Q/DQ ONNX file is the engine itself; the runtime fuses it when it loads.
+
+`cpu@haswell` and others are CPUs that are not here, emulated: see `onnxruntime_emulated`.
+"""
 
 import json
 import re
@@ -15,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from edgeres import locks, machine, onnx_io
+from edgeres.backends import onnxruntime_emulated as emulated
 from edgeres.backends.base import (
     NONE,
     PROFILED_CALLS,
@@ -91,9 +95,11 @@ class OnnxRuntime(Backend):
                 note=f"onnxruntime {onnxruntime.__version__}" if provider in present else f"needs {package}",
             )
             for device, (provider, package) in PROVIDERS.items()
-        ]
+        ] + emulated.available(self.name)
 
     def scheme(self, target: Target) -> str:
+        if target.emulated and emulated.find(target).architecture == "aarch64":
+            return "onnxruntime-arm"
         return "tensorrt" if target.device == "tensorrt" else "onnxruntime"
 
     def build(self, model: Path, target: Target, out: Path, settings: Settings = NONE) -> None:
@@ -112,6 +118,10 @@ class OnnxRuntime(Backend):
         settings: Settings = NONE,
         content: bytes | None = None,
     ) -> Engine:
+        if target.emulated:
+            if settings:
+                raise UsageError(f"target {target} is emulated, which takes no settings; leave them out.")
+            return emulated.Emulated(path, target, threads, _harmful(path))
         if not streams:
             streams = min(threads or machine.cores(), STREAMS) if target.device == "cpu" else 1
         each = max(1, (threads or machine.cores()) // streams) if streams > 1 else threads
@@ -121,7 +131,10 @@ class OnnxRuntime(Backend):
     def inspect(self, path: Path, target: Target, content: bytes | None = None) -> list[RuntimeLayer]:
         with locks.scratch() as folder:
             optimized = folder / "optimized.onnx"
-            self._session(path, target, None, optimized, content=content)
+            if target.emulated:
+                emulated.Emulated(path, target, None, _harmful(path), optimized)
+            else:
+                self._session(path, target, None, optimized, content=content)
             return _layers(onnx.load(optimized).graph)
 
     def profile(
@@ -173,12 +186,12 @@ class OnnxRuntime(Backend):
                 setattr(options, key, _option(key, value))
             else:
                 options.add_session_config_entry(key, value)
-        types = {tensor.data_type for tensor in onnx_io.load(path, content).graph.initializer}
-        # It makes INT32 biases whose scale is a product of float16 scales, which underflows: logits of another image.
-        harmful = ["WeightBiasQuantization"] if TensorProto.FLOAT16 in types else []
         try:
             session = onnxruntime.InferenceSession(
-                path if content is None else content, options, providers=[provider], disabled_optimizers=harmful
+                path if content is None else content,
+                options,
+                providers=[provider],
+                disabled_optimizers=_harmful(path, content),
             )
         except Exception as error:  # the binding has an exception type for each of its status codes
             reason = str(error).splitlines()[0]
@@ -195,6 +208,9 @@ class OnnxRuntime(Backend):
 
     @staticmethod
     def _provider(target: Target) -> str:
+        if target.emulated:
+            emulated.find(target)
+            return PROVIDERS["cpu"][0]
         if target.device not in PROVIDERS:
             raise UsageError(f"target {target}: onnxruntime has no {target.device!r}; it has {', '.join(PROVIDERS)}.")
         return PROVIDERS[target.device][0]
@@ -209,6 +225,13 @@ def _option(key: str, value: str) -> Any:
     if value not in known:
         raise UsageError(f"{key} {value!r} is not one of onnxruntime's: {', '.join(known)}.")
     return known[value]
+
+
+def _harmful(path: Path, content: bytes | None = None) -> list[str]:
+    """Rewritings that are not for a file: this one makes INT32 biases whose scale is a product of float16 scales, which
+    underflows: logits of another image."""
+    types = {tensor.data_type for tensor in onnx_io.load(path, content).graph.initializer}
+    return ["WeightBiasQuantization"] if TensorProto.FLOAT16 in types else []
 
 
 class _Session(Engine):

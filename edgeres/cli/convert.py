@@ -18,7 +18,7 @@ def export(
         Path | None,
         typer.Option("--weights", "-w", help="Checkpoint: .pth, .safetensors, .pt2, or a folder with config.json."),
     ] = None,
-    onnx: Annotated[Path | None, typer.Option(help="In its place an ONNX classifier from elsewhere.")] = None,
+    onnx: Annotated[Path | None, typer.Option(help="In its place an ONNX network from elsewhere.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The ONNX file to write.")] = None,
     arch: Annotated[str | None, typer.Option(help="Architecture. [default: recognised]")] = None,
     opset: Annotated[int, typer.Option(min=13, max=21, help="ONNX opset.")] = 19,
@@ -32,13 +32,15 @@ def export(
     task: Annotated[
         str | None, typer.Option(help="What the head is for: classification, multi-label or regression.")
     ] = None,
-    embedding: Annotated[bool, typer.Option("--embedding", help="Drop the head: the pooled features.")] = False,
+    embedding: Annotated[
+        bool, typer.Option("--embedding", help="Drop the head: the pooled features. Of --onnx: its output.")
+    ] = False,
     features: Annotated[str | None, typer.Option(help="Give maps of the stages instead: C2,C3,C4,C5.")] = None,
     data: Annotated[Path | None, typer.Option("--data", "-d", help="Images that prove the parity.")] = None,
     listed: Annotated[bool, typer.Option("--list", help="List the architectures.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Turn a checkpoint, or an ONNX classifier from elsewhere, into edgeres' ONNX and prove it against its source."""
+    """Turn a checkpoint, or an ONNX network from elsewhere, into edgeres' ONNX and prove it against its source."""
     from edgeres import export as step
     from edgeres.data import open_images
     from edgeres.figures import outputs

@@ -1,4 +1,4 @@
-"""A classifier that someone else exported as ONNX, in edgeres' spelling, with all that was found out about it."""
+"""A network that someone else exported as ONNX, in edgeres' spelling, with all that was found out about it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,31 +13,39 @@ from edgeres.errors import EdgeresError, InputError
 from edgeres.foreign import ends
 from edgeres.foreign.affine import Affine
 from edgeres.foreign.simplify import simplify
+from edgeres.types import Task
 
 
 @dataclass(frozen=True)
 class Converted:
-    """`model` is canonical: `input` float32 (`batch`, 3, side, side), `batch` None where it is free, and `logits`
-    (`batch`, `outputs`). `normalisation` was done to the image by the original and is not by `model`."""
+    """`model` is canonical: `input` float32 (`batch`, 3, side, side), `batch` None where it is free, and `logits`, or
+    `embedding`, (`batch`, `outputs`). `normalisation` was done to the image by the original and is not by `model`."""
 
     model: onnx.ModelProto
     image: ends.Image
-    classes: ends.Classes
+    output: ends.Output
     normalisation: Affine | None
     batch: int | None
     outputs: int
 
 
 def convert(
-    proto: onnx.ModelProto, where: Path, *, size: int | None = None, batch: int | None = None, opset: int = 19
+    proto: onnx.ModelProto,
+    where: Path,
+    task: Task = "classification",
+    *,
+    size: int | None = None,
+    batch: int | None = None,
+    opset: int = 19,
 ) -> Converted:
     """`size` is that of the images where the graph leaves it open; `batch` None leaves the batch free where it can be.
 
     InputError, which names node and operator, where the graph holds what edgeres does not handle, where it is no
-    classifier of one RGB image, or takes no such batch; UsageError for a size that is missing or not the graph's.
+    network of one RGB image with one output for the task, or takes no such batch; UsageError for a size that is missing
+    or not the graph's.
     """
     try:
-        return _converted(proto, where, size, batch, opset)
+        return _converted(proto, where, task, size, batch, opset)
     except EdgeresError:
         raise
     except Exception as error:  # graphs of others fail anywhere in the libraries that rewrite them
@@ -45,14 +53,16 @@ def convert(
         raise InputError(f"{where} is no graph that edgeres understands ({reason}); export it again.") from None
 
 
-def _converted(proto: onnx.ModelProto, where: Path, size: int | None, batch: int | None, opset: int) -> Converted:
+def _converted(
+    proto: onnx.ModelProto, where: Path, task: Task, size: int | None, batch: int | None, opset: int
+) -> Converted:
     graph = _shaped(proto)
-    image, classes = ends.image(graph, size, where), ends.classes(graph, where)
+    image, output = ends.image(graph, size, where), ends.output(graph, task, where)
 
     def spelled(fixed: int | None) -> Converted:
-        made = simplify(proto, image, classes.logits, fixed, where)
-        model = canonical(made.model, opset)
-        return Converted(model, image, classes, made.normalisation, fixed, _outputs(model, where))
+        made = simplify(proto, image, output.tensor, fixed, where)
+        model = canonical(made.model, opset, ["embedding"] if task == "embedding" else [])
+        return Converted(model, image, output, made.normalisation, fixed, _outputs(model, where))
 
     free = spelled(None)
     if _any_batch(free.model, image.side):
@@ -94,5 +104,5 @@ def _outputs(model: onnx.ModelProto, where: Path) -> int:
     dims = model.graph.output[0].type.tensor_type.shape.dim
     count = dims[1].dim_value if len(dims) == 2 else 0
     if not count:
-        raise InputError(f"{where}: its output is not one score for each class; edgeres takes classifiers.")
+        raise InputError(f"{where}: its output is not one row of numbers for each image, which edgeres takes.")
     return int(count)

@@ -1,5 +1,6 @@
-"""Where the image goes in and the classes come out of a graph that someone else exported."""
+"""Where the image goes in and what is wanted comes out of a graph that someone else exported."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,8 +8,16 @@ import onnx_ir as ir
 
 from edgeres.errors import InputError, UsageError
 from edgeres.foreign import edges
+from edgeres.types import Task
 
-PROBABILITIES = ("Softmax", "LogSoftmax")
+PROBABILITIES: Mapping[Task, tuple[str, ...]] = {
+    "classification": ("Softmax", "LogSoftmax"),
+    "multi-label": ("Sigmoid",),
+}
+"""What makes probabilities of logits at the very end, by task."""
+MEANT: Mapping[Task, str] = {
+    "classification": "the classes", "multi-label": "the labels", "regression": "the values", "embedding": "the vector",
+}  # fmt: skip
 MOVING = ("Identity", "Flatten", "Reshape", "Squeeze")
 TYPES = {ir.DataType.FLOAT: "float32", ir.DataType.UINT8: "uint8"}
 
@@ -26,13 +35,13 @@ class Image:
 
 
 @dataclass(frozen=True)
-class Classes:
-    """The tensor that holds the logits, and the operator behind it that made probabilities of them, if any."""
+class Output:
+    """The tensor that is taken, logits of a classifier, and the operator behind it that made probabilities, if any."""
 
-    logits: str
+    tensor: str
     dropped: str | None
     others: tuple[str, ...]
-    """Outputs that are not taken: the same classes in another form."""
+    """Outputs that are not taken: the same in another form."""
 
 
 def image(graph: ir.Graph, size: int | None, where: Path) -> Image:
@@ -40,7 +49,7 @@ def image(graph: ir.Graph, size: int | None, where: Path) -> Image:
     inputs = [value for value in graph.inputs if value.uses()]
     if len(inputs) != 1:
         names = ", ".join(value.name or "?" for value in inputs) or "none"
-        raise InputError(f"{where} has {len(inputs)} inputs ({names}); edgeres takes classifiers of one image.")
+        raise InputError(f"{where} has {len(inputs)} inputs ({names}); edgeres takes networks of one image.")
     (value,) = inputs
     shape = edges.shape(value)
     if shape is None or len(shape) != 4:
@@ -68,37 +77,42 @@ def image(graph: ir.Graph, size: int | None, where: Path) -> Image:
     return Image(value.name, batch, side, last, TYPES[value.dtype])
 
 
-def classes(graph: ir.Graph, where: Path) -> Classes:
-    """The one output of classes, before its Softmax; InputError naming the outputs where several could be it."""
-    found = {value: _before(value) for value in graph.outputs if _is_classes(value)}
-    logits = dict.fromkeys(value for value, _ in found.values())
-    if len(logits) != 1:
+def output(graph: ir.Graph, task: Task, where: Path) -> Output:
+    """The one output that a task is about, before its Softmax or Sigmoid; InputError naming the outputs where several
+    could be it."""
+    found = {value: _before(value, task) for value in graph.outputs if _is_row(value, task)}
+    tensors = dict.fromkeys(value for value, _ in found.values())
+    if len(tensors) != 1:
         shown = ", ".join(f"{value.name} {value.shape}" for value in graph.outputs)
         raise InputError(
-            f"{where} has the outputs {shown}; {len(logits)} could be the classes: export it with that one alone."
+            f"{where} has the outputs {shown}; {len(tensors)} could be {MEANT[task]}: export it with that one alone."
         )
-    (tensor,) = logits
+    (tensor,) = tensors
     plain = next((value for value, (_, dropped) in found.items() if not dropped), None)
     taken = plain or next(iter(found))
     others = tuple(value.name or "?" for value in graph.outputs if value is not taken)
     assert tensor.name is not None
-    return Classes(tensor.name, None if plain else found[taken][1], others)
+    return Output(tensor.name, None if plain else found[taken][1], others)
 
 
-def _is_classes(value: ir.Value) -> bool:
-    """Whether an output can be one score for each class: (N, C), or (N, C, 1, 1)."""
+def _is_row(value: ir.Value, task: Task) -> bool:
+    """Whether an output can be a row of numbers for each image: (N, C), (N, C, 1, 1), or (N,) where one is enough."""
     shape = edges.shape(value)
     if value.dtype not in (ir.DataType.FLOAT, None):
         return False
-    return shape is None or (len(shape) >= 2 and all(side == 1 for side in shape[2:]) and shape[1] != 1)
+    if task == "classification" and shape is not None and shape[1:2] in ((), (1,)):
+        return False
+    return shape is None or (len(shape) >= 1 and all(side == 1 for side in shape[2:]))
 
 
-def _before(value: ir.Value) -> tuple[ir.Value, str | None]:
-    """What a Softmax at the very end reads, and its operator; the value itself where there is none."""
+def _before(value: ir.Value, task: Task) -> tuple[ir.Value, str | None]:
+    """What a Softmax, or Sigmoid, at the very end reads, and its operator; the value itself where there is none."""
     node = value.producer()
     while node is not None and node.op_type in MOVING and node.inputs[0] is not None:
         node = node.inputs[0].producer()
-    if node is None or node.op_type not in PROBABILITIES or node.inputs[0] is None or not _over_classes(node):
+    if node is None or node.op_type not in PROBABILITIES.get(task, ()) or node.inputs[0] is None:
+        return value, None
+    if node.op_type != "Sigmoid" and not _over_classes(node):
         return value, None
     return node.inputs[0], node.op_type
 
@@ -119,8 +133,8 @@ def _over_classes(node: ir.Node) -> bool:
     return axis > 0 and all(side in (1, None) for side in others)
 
 
-def connect(graph: ir.Graph, image: Image, batch: int | None, logits: str) -> None:
-    """Make `image` NCHW float32 with its sides fixed and the batch as given (None: free), and `logits` the only output,
+def connect(graph: ir.Graph, image: Image, batch: int | None, tensor: str) -> None:
+    """Make `image` NCHW float32 with its sides fixed and the batch as given (None: free), and `tensor` the only output,
     in place. Inputs that nothing reads go."""
     old = next(value for value in graph.inputs if value.name == image.name)
     given: int | str = "batch" if batch is None else batch
@@ -133,7 +147,7 @@ def connect(graph: ir.Graph, image: Image, batch: int | None, logits: str) -> No
     old.replace_all_uses_with(source)
     graph.inputs.clear()
     graph.inputs.append(made)
-    output = next(value for node in graph for value in node.outputs if value.name == logits)
+    output = next(value for node in graph for value in node.outputs if value.name == tensor)
     graph.outputs.clear()
     output.type, output.shape = _float(), None
     graph.outputs.append(output)

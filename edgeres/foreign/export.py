@@ -1,4 +1,4 @@
-"""Any ONNX image classifier, or .pt2 program, becomes edgeres' FP32 ONNX and is shown to compute the same."""
+"""Any ONNX network of images, or .pt2 program, becomes edgeres' FP32 ONNX and is shown to compute the same."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from edgeres.foreign.convert import Converted, convert
 from edgeres.onnx_io import ModelInfo
 from edgeres.parity import SAMPLES, Array, Network, compare
 from edgeres.store import Artifact, Sidecar
-from edgeres.types import Preprocess
+from edgeres.types import Preprocess, Task
 
 OPSET = 19
 CAFFE_BGR = (103.939, 116.779, 123.68)
@@ -34,15 +34,18 @@ def export(
     batch: int | None = None,
     preprocess: Mapping[str, Any] | None = None,
     classes: Sequence[str] = (),
+    task: Task = "classification",
     images: ImageSet | None = None,
 ) -> Artifact:
-    """Write the canonical ONNX file of a classifier that someone else exported, and prove it on real images.
+    """Write the canonical ONNX file of a network that someone else exported, and prove it on real images.
 
     `source` is an ONNX file of opset 9 or newer, beside it its external data, or a program of `torch.export.save`
     (.pt2). `batch` None leaves the batch free where the graph allows it. `preprocess` overrides fields of what `source`
     expects of its images: by default ImageNet's at its own size, or plain pixels where it normalises them itself; a
-    normalisation in the graph becomes part of the preprocessing. The results are the fields of `edgeres.parity.Parity`
-    and `notes`, in plain words. Input, output and the other options are as in `edgeres.export.export`.
+    normalisation in the graph becomes part of the preprocessing. `task` says what its one output is for: a Softmax, or
+    Sigmoid of labels, behind logits is left out; an embedding is the output as it is. The results are the fields of
+    `edgeres.parity.Parity` and `notes`, in plain words. Input, output and the other options are as in
+    `edgeres.export.export`.
 
     Raises UsageError, InputError for what edgeres does not handle, naming node and operator, ParityError where the two
     differ in ONNX Runtime (.pt2: from torch), MissingRuntime for .pt2 without torch.
@@ -52,23 +55,24 @@ def export(
         raise UsageError(f"opset {opset} is not supported; choose from 13 (per-channel Q/DQ begins there) to 21.")
     given = dict(preprocess or {})
     loaded = read.read(source)
-    made = convert(loaded.model, source, size=given.get("crop"), batch=batch, opset=opset)
+    made = convert(loaded.model, source, task, size=given.get("crop"), batch=batch, opset=opset)
     before, units = _preprocess(made, given)
     wanted = _normalised(before, made.normalisation)
     names = tuple(classes)
     if names and len(names) != made.outputs:
-        raise UsageError(f"{len(names)} class names were given, {source} has {made.outputs} classes; give one each.")
-    info = ModelInfo(source.stem, wanted, made.outputs, names)
-    notes = _notes(made, units, before, given, batch) + _order(wanted)
+        raise UsageError(f"{len(names)} class names were given, {source} has {made.outputs} outputs; give one each.")
+    info = ModelInfo(source.stem, wanted, made.outputs, names, task)
+    notes = _meant(made.output, task) + _notes(made, units, before, given, batch) + _order(wanted)
     photos = images or open_images(SAMPLES)
 
     def write(path: Path) -> Mapping[str, Any]:
         onnx_io.describe(made.model, info)
         onnx_io.save(made.model, path)
         removed = _operators(loaded.model) - _operators(made.model)
-        reference = _reference(loaded.run(made.classes), made.image, before, wanted)
-        parity = compare(path, reference, loaded.name, photos, wanted, made.batch)
-        return {**parity.results(), "notes": notes, "removed": dict(sorted(removed.items()))}
+        reference = _reference(loaded.run(made.output), made.image, before, wanted)
+        parity = compare(path, reference, loaded.name, photos, wanted, made.batch).results()
+        agreement = parity["agreement"] if task == "classification" else None
+        return {**parity, "agreement": agreement, "notes": notes, "removed": dict(sorted(removed.items()))}
 
     made_from = {**loaded.digests, "images": photos.digest}
     parameters = {"opset": opset, "batch": made.batch, "model": info.to_json()}
@@ -132,13 +136,21 @@ def _reference(source: read.Run, image: ends.Image, before: Preprocess, wanted: 
     return run
 
 
+def _meant(output: ends.Output, task: Task) -> list[str]:
+    """What the output was taken for."""
+    if output.dropped:
+        same = "top-1 is the same" if task == "classification" else "labels are the same at probability 0.5"
+        return [f"the final {output.dropped} is left out: logits are given, {same}"]
+    if task == "multi-label":
+        return ["assumed: its outputs are logits, of which Sigmoid makes probabilities"]
+    return ["its output is taken as the embedding; no head is dropped"] if task == "embedding" else []
+
+
 def _notes(made: Converted, units: str, before: Preprocess, given: Mapping[str, Any], batch: int | None) -> list[str]:
     """What was decided on the way, for the one who converts."""
     notes = []
-    if made.classes.dropped:
-        notes.append(f"the final {made.classes.dropped} is left out: logits are given, top-1 is the same")
-    if made.classes.others:
-        notes.append(f"outputs that are left out: {', '.join(made.classes.others)}")
+    if made.output.others:
+        notes.append(f"outputs that are left out: {', '.join(made.output.others)}")
     if made.image.last:
         notes.append("it was written for channels last; `input` is (N, 3, H, W)")
     if made.normalisation is not None:

@@ -11,19 +11,19 @@ from onnx import external_data_helper
 
 from edgeres import onnx_io, onnx_limits, store
 from edgeres.errors import InputError, MissingRuntime, UsageError
-from edgeres.foreign.ends import Classes
+from edgeres.foreign.ends import Output
 from edgeres.parity import Array
 
 Run = Callable[[Array], Array]
-"""Images -> logits (N, classes), in the layout and the batch of a source."""
+"""Images -> rows of numbers (N, C), in the layout and the batch of a source."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A network as it was found. `run` gives what computes its logits; `name` is what it is called beside ours."""
+    """A network as it was found. `run` gives what computes an output; `name` is what it is called beside ours."""
 
     model: onnx.ModelProto
-    run: Callable[[Classes], Run]
+    run: Callable[[Output], Run]
     name: str
     digests: Mapping[str, str]
     packages: tuple[str, ...]
@@ -51,17 +51,17 @@ def _onnx(path: Path) -> Source:
     if not light.graph.node:
         raise InputError(f"{path} is not an ONNX model; export it again.")
     packages = ("onnx", "onnx-ir", "onnxruntime")
-    return Source(light, lambda classes: _original(light, classes.logits), "the original", digests, packages)
+    return Source(light, lambda output: _original(light, output.tensor), "the original", digests, packages)
 
 
-def _original(model: onnx.ModelProto, logits: str) -> Run:
-    """The model as it is, in ONNX Runtime without any optimisation, up to one tensor: (N, C) or (N, C, 1, 1).
+def _original(model: onnx.ModelProto, tensor: str) -> Run:
+    """The model as it is, in ONNX Runtime without any optimisation, up to one tensor: (N, C), (N, C, 1, 1) or (N,).
 
     In place: a second copy of all weights is not held."""
     import onnxruntime
 
     del model.graph.output[:]
-    model.graph.output.append(onnx.helper.make_tensor_value_info(logits, onnx.TensorProto.FLOAT, None))
+    model.graph.output.append(onnx.helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, None))
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
@@ -70,7 +70,7 @@ def _original(model: onnx.ModelProto, logits: str) -> Run:
     name = next(value.name for value in session.get_inputs() if value.name not in constants)
 
     def run(images: Array) -> Array:
-        made = np.asarray(session.run([logits], {name: images})[0])
+        made = np.asarray(session.run([tensor], {name: images})[0])
         return made.reshape(len(made), -1)
 
     return run
@@ -85,9 +85,9 @@ def _program(path: Path) -> Source:
         raise UsageError(f"there is no program at {path}; check --weights.")
     program = Program(path)
 
-    def run(classes: Classes) -> Run:
-        if classes.dropped:
-            raise InputError(f"{path} ends in {classes.dropped}; export the program without it, to give logits.")
+    def run(output: Output) -> Run:
+        if output.dropped:
+            raise InputError(f"{path} ends in {output.dropped}; export the program without it, to give logits.")
         return program
 
     return Source(

@@ -1,4 +1,4 @@
-"""An image classifier that someone else exported becomes a graph as edgeres' own export writes it.
+"""A network of images that someone else exported becomes a graph as edgeres' own export writes it.
 
 ONNX's converter brings old opsets up to date; ONNX Runtime's optimiser folds constants and shape arithmetic, takes out
 what does nothing in inference, and moves Transpose out of graphs that were written for channels last. The rest is here.
@@ -47,11 +47,11 @@ def refuse(graph: ir.Graph, where: Path, reasons: Mapping[str, str]) -> None:
             reason = f"in {str(others[0]).lower()}"
         if reason:
             name = node.name or node.outputs[0].name
-            raise InputError(f"{where}: node {name} is {node.op_type}, {reason}; edgeres takes plain FP32 classifiers.")
+            raise InputError(f"{where}: node {name} is {node.op_type}, {reason}; edgeres takes plain FP32 networks.")
 
 
-def simplify(proto: onnx.ModelProto, image: ends.Image, logits: str, batch: int | None, where: Path) -> Simplified:
-    """The classifier from `image` to `logits` in few operators; `proto` is not changed.
+def simplify(proto: onnx.ModelProto, image: ends.Image, tensor: str, batch: int | None, where: Path) -> Simplified:
+    """The network from `image` to `tensor` in few operators; `proto` is not changed.
 
     The batch is fixed, or free where `batch` is None. InputError where the graph holds what edgeres cannot handle.
     """
@@ -63,7 +63,7 @@ def simplify(proto: onnx.ModelProto, image: ends.Image, logits: str, batch: int 
     _infer(model)
     _free(model.graph, image.batch)
     _forget(model.graph)
-    ends.connect(model.graph, image, batch, logits)
+    ends.connect(model.graph, image, batch, tensor)
     passes.RemoveUnusedNodesPass()(model)
     _infer(model)
     for node in model.graph:
@@ -136,7 +136,7 @@ KEPT_OUT = ["ConvBNFusion", "ConvMulFusion", "ConvAddFusion", "MatMulAddFusion",
 
 
 def _flat(graph: ir.Graph) -> None:
-    """Logits (N, C, 1, 1) become (N, C)."""
+    """What is (N, C, 1, 1) or (N,) becomes (N, C)."""
     output = graph.outputs[0]
     if len(edges.shape(output) or (0, 0)) != 2:
         flatten = ir.node("Flatten", [output], {"axis": 1})

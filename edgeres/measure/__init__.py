@@ -20,11 +20,12 @@ import numpy as np
 
 from edgeres import processes
 from edgeres.backends import LayerTime, RuntimeLayer
-from edgeres.errors import EdgeresError
+from edgeres.errors import EdgeresError, UsageError
 from edgeres.measure.child import Subject
 from edgeres.measure.summary import Measured, summary
+from edgeres.types import Target
 
-__all__ = ["Load", "Measured", "ROUNDS", "Subject", "measure", "profile", "under_load"]
+__all__ = ["Load", "Measured", "ROUNDS", "Subject", "measure", "profile", "refuse", "under_load"]
 
 ROUNDS = 5
 """Processes of an engine: three leave the interval of the median too narrow, as they differ."""
@@ -39,9 +40,11 @@ def measure(
 ) -> list[Measured]:
     """Measure engines in turn, `rounds` fresh processes each, and one more where `throughputs` are wanted.
 
-    `progress` is told of each process that is done. Raises what loading the engine raises, and EdgeresError where the
-    process dies.
+    `progress` is told of each process that is done. Raises what `refuse` and loading the engine raise, and EdgeresError
+    where the process dies.
     """
+    for subject in subjects:
+        refuse(subject.target)
     outcomes: list[list[dict[str, Any]]] = [[] for _ in subjects]
     for _ in range(rounds):
         for subject, outcome in zip(subjects, outcomes, strict=True):
@@ -91,6 +94,12 @@ def profile(subject: Subject) -> tuple[int, list[LayerTime]]:
 def _layer_time(told: dict[str, Any]) -> LayerTime:
     lists = {name: tuple(told["layer"][name]) for name in ("operators", "origins")}
     return LayerTime(RuntimeLayer(**{**told["layer"], **lists}), told["ms"], told["least"], told["moved"])
+
+
+def refuse(target: Target) -> None:
+    """UsageError where a target is emulated: the time is the emulator's, not the device's."""
+    if target.emulated:
+        raise UsageError(f"target {target}: its latency is not measured: emulated; `edgeres eval` gives its accuracy.")
 
 
 def _in_a_process(task: str, subject: Subject) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class Checkpoint:
         if not weights:
             raise InputError(
                 f"{self.path} has no classifier head ({', '.join(HEADS)}): it is a backbone alone; save the network "
-                "that was trained with it, or give its maps with --features."
+                "that was trained with it, or give its vector with --embedding or its maps with --features."
             )
         return len(weights[-1])
 
@@ -175,13 +175,17 @@ def _chosen(content: object, path: Path) -> tuple[dict[str, Tensor], tuple[str, 
     return networks[taken], (f"the {kind}weights `{taken}` are taken, not {others}",)
 
 
-def load(arch: str | None, checkpoint: Checkpoint) -> tuple[str, ResNet]:
-    """The network with its weights, in evaluation mode, and the name of its row; the head is made as the tensors say.
+def load(arch: str | None, checkpoint: Checkpoint, head: bool = True) -> tuple[str, ResNet]:
+    """The network with its weights, in evaluation mode, and the name of its row; the head is made as the tensors say,
+    or, where it is not wanted, left out if there is one.
 
     `arch` None takes the name stored beside the weights, or the first of `rows`. UsageError for an unknown name or
     where no row fits, InputError where the weights do not fit the row.
     """
-    outputs, stored = checkpoint.outputs, checkpoint.config.arch
+    if not head:
+        body = {name: value for name, value in checkpoint.state.items() if not name.startswith("fc.")}
+        checkpoint = replace(checkpoint, state=body)
+    outputs, stored = checkpoint.outputs if head else 1, checkpoint.config.arch
     if arch is None and stored is not None and stored not in ARCHITECTURES:
         raise InputError(
             f"{checkpoint.path} is of a {stored}, which is no architecture of the table; where it computes what one of "
@@ -219,6 +223,9 @@ def _with_head(model: ResNet, state: Mapping[str, Tensor]) -> ResNet:
     """The network with linear layers, and ReLU between them, as the names and shapes of the head's tensors say."""
     layers = {name: len(value) for name, value in state.items() if re.fullmatch(r"fc(\.\d+)?\.weight", name)}
     features = model.fc.in_features
+    if not layers:
+        model.add_module("fc", nn.Identity())
+        return model
     if "fc.weight" in layers:
         model.add_module("fc", nn.Linear(features, layers["fc.weight"]))
         return model

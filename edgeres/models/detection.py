@@ -7,9 +7,7 @@ arXiv:1708.02002); Ren et al., "Faster R-CNN" (arXiv:1506.01497).
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from edgeres.errors import InputError, UsageError
@@ -228,11 +226,7 @@ def load(arch: str | None, loaded: Checkpoint, features: Sequence[str] = ()) -> 
     The residual network may be a classifier, with its head or without, or the body of a detector; `arch` names it,
     None to recognise it. UsageError for an unknown name or map, InputError where weights do not fit.
     """
-    state = {name: value for name, value in loaded.state.items() if not name.startswith("fc.")}
-    width = max((len(value) for name, value in state.items() if name.startswith("layer")), default=0)
-    # A body is a classifier whose head nobody asks.
-    head = {"fc.weight": torch.zeros(1, width), "fc.bias": torch.zeros(1)}
-    name, body = checkpoint.load(arch, replace(loaded, state={**state, **head}))
+    name, body = checkpoint.load(arch, loaded, head=False)
     around = {_newer(key): value for key, value in loaded.detector.items()}
     notes: tuple[str, ...] = (EPSILON,) if around else ()
     if around.keys() != loaded.detector.keys():

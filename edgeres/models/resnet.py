@@ -169,6 +169,8 @@ class ResNet(nn.Module):
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
         self.norm = nn.BatchNorm2d(inputs) if self.pre else None
         self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.width = inputs
+        """Of the pooled features."""
         self.fc = nn.Linear(inputs, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and not module.weight.is_meta:

@@ -109,7 +109,8 @@ def _levels(model: onnx.ModelProto, preprocess: Preprocess) -> None:
     body = [*nodes, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(body)
-    initializers = [numpy_helper.from_array(array, name) for name, array in added.items()]
-    initializers += [tensor for tensor in model.graph.initializer if tensor.name not in added]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(initializers)
+    # In place: what is deleted from a message takes its memory as long as the message lives.
+    for tensor in model.graph.initializer:
+        if tensor.name in added:
+            tensor.CopyFrom(numpy_helper.from_array(added.pop(tensor.name), tensor.name))
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in added.items())

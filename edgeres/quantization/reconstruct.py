@@ -6,21 +6,16 @@ inputs of the two copies differ as in Li et al., "GPTAQ" (arXiv:2504.02692).
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from onnx import NodeProto, helper, numpy_helper
+from onnx import NodeProto, helper
 
-from edgeres import onnx_io
-from edgeres.errors import InputError
 from edgeres.quantization import rounding, weights
 from edgeres.quantization.graph import Graph
 from edgeres.quantization.place import Quantizer
+from edgeres.quantization.walk import TOGETHER, Pair, Walk
 from edgeres.quantization.weights import Layer
 
 Array = NDArray[np.float32]
@@ -30,18 +25,6 @@ DAMPING = 0.01
 """Added to the diagonal of a Gram matrix, as a share of its mean."""
 STIFFNESS = 10.0
 """The same where weights are moved to make up for errors before them: they must not learn the few images by heart."""
-
-
-TOGETHER = 4
-"""Images a pass."""
-
-
-@dataclass
-class Pair:
-    """One tensor of the walk: its values in float, and in the network as far as it is quantized."""
-
-    exact: Array
-    quantized: Array
 
 
 def layers(
@@ -59,41 +42,18 @@ def layers(
     """
     made: dict[str, Layer] = {}
     fitted: dict[str, Layer] = {}
-    source = graph.model.graph.input[0]
-    together = source.type.tensor_type.shape.dim[0].dim_value
-    if together:  # a fixed batch may stand anywhere in the graph
-        images = np.resize(images, (-(-len(images) // together) * together, *images.shape[1:]))
-    values = {source.name: Pair(images, images)}
-    last = {name: node.name for node in graph.model.graph.node for name in node.input}
-    opset = next(entry.version for entry in graph.model.opset_import if entry.domain in ("", "ai.onnx"))
+    walk = Walk(graph, images, quantizers)
     for node in graph.model.graph.node:
-        given = [name for name in dict.fromkeys(node.input) if name in values]
-        constants: dict[str, Array] = {name: graph.weights[name] for name in node.input if name in graph.weights}
-        finished = {name for name in given if last[name] == node.name} - {source.name}
-        one = _Operator(node, opset, together or TOGETHER, next((name for name in given if name in finished), None))
-        quantized, used = one, constants
+        layer = None
         if node.name in chosen:
             # A weight that layers share is fitted to the first of them: a detector's heads begin at the largest map.
-            pair, trained, known = values[given[0]], list(constants.values()), fitted.get(node.input[1])
+            known = fitted.get(node.input[1])
+            trained = [graph.weights[name] for name in node.input if name in graph.weights]
+            pair = walk.pair(node.input[0])
             layer = _along(node, pair, trained, known) if known else _fit(node, pair, trained, paired, stiffness)
             made[node.name] = fitted[node.input[1]] = layer
-            used = {"weight": weights.dequantize(layer.weight, layer.scale), "bias": layer.bias}
-            copied = NodeProto()
-            copied.CopyFrom(node)
-            copied.input[1:] = used
-            quantized = replace(one, node=copied)
             progress(1)
-        exact = one.run({name: values[name].exact for name in given}, constants)
-        found = quantized.run({name: values[name].quantized for name in given}, used)
-        for name in finished:
-            del values[name]
-        for name, before in exact.items():
-            after = found[name]
-            if name in last:  # an output is not kept
-                values[name] = Pair(before, quantizers[name].rounded(after, after) if name in quantizers else after)
-        # The first tensors of a network take a hundred megabytes each.
-        del exact, found, before, after
-        onnx_io.release()
+        walk.add(node, layer)
     return made
 
 
@@ -174,57 +134,3 @@ def _patches(node: NodeProto, values: Array, shape: tuple[int, ...], group: int)
         chosen = windows[:, :, step // 2 :: step, step // 2 :: step]
         parts.append(chosen.transpose(0, 2, 3, 1, 4, 5).reshape(-1, channels * kernel[0] * kernel[1]))
     return np.concatenate(parts)
-
-
-@dataclass(frozen=True)
-class _Operator:
-    """One operator on the processor, in float, `together` images a pass; `spent` names what it takes the last."""
-
-    node: NodeProto
-    opset: int
-    together: int
-    spent: str | None
-
-    def run(self, given: Mapping[str, Array], constants: Mapping[str, Array]) -> dict[str, Array]:
-        """What it gives, by name; into the memory of what is spent where that fits."""
-        names = [name for name in self.node.output if name]
-        session = self._session(given, constants, names)
-        count = len(next(iter(given.values())))
-        made: dict[str, Array] = {}
-        for start in range(0, count, self.together):
-            parts = session.run(names, {name: array[start : start + self.together] for name, array in given.items()})
-            for name, part in zip(names, parts, strict=True):
-                if name not in made:
-                    made[name] = self._memory(given, (count, *part.shape[1:]), part.dtype)
-                if len(part) != (images := min(self.together, count - start)):
-                    raise InputError(
-                        f"the operator {self.node.op_type} at {self.node.name} gives {len(part)} rows for {images} "
-                        "images, to which no weights can be fitted; use --level fast."
-                    )
-                made[name][start : start + self.together] = part
-        return made
-
-    def _memory(self, given: Mapping[str, Array], shape: tuple[int, ...], kind: Any) -> Array:
-        spent = given[self.spent] if self.spent else None
-        fits = spent is not None and spent.shape == shape and spent.dtype == kind and len(self.node.output) == 1
-        return spent if spent is not None and fits else np.empty(shape, kind)
-
-    def _session(self, given: Mapping[str, Array], constants: Mapping[str, Array], names: list[str]) -> Any:
-        def value(name: str, array: Array) -> onnx.ValueInfoProto:
-            kind = helper.np_dtype_to_tensor_dtype(array.dtype)
-            return helper.make_tensor_value_info(name, kind, ["N", *array.shape[1:]])
-
-        graph = helper.make_graph(
-            [self.node],
-            "one",
-            [value(name, array) for name, array in given.items()],
-            [onnx.ValueInfoProto(name=name) for name in names],
-            [numpy_helper.from_array(array, name) for name, array in constants.items()],
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=9)
-        options = onnxruntime.SessionOptions()
-        options.enable_cpu_mem_arena = False
-        options.log_severity_level = 3
-        return onnxruntime.InferenceSession(
-            onnx.shape_inference.infer_shapes(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )

@@ -128,6 +128,8 @@ def _point(row: Row) -> _Point:
 def _axis(headline: Score | None) -> str:
     if headline is None:
         return "top-1, %"
+    if headline.unit == "dB":
+        return "SQNR of the worst map, dB"
     unit = scores.symbol(headline.unit).strip()
     return f"{headline.name}, {unit}" if unit else headline.name
 

@@ -132,7 +132,10 @@ def keys(rows: Sequence[Row], wanted: Sequence[str]) -> list[str]:
     alone = {score.name for row in rows for score in row.cell.scores if row.is_reference or score.reference is not None}
     compared = next((name for name in named[1:] if name not in alone), "")
     changed = any(change(score) is not None for row in rows if (score := find(row, named[0])))
-    shown = {"headline": named[0], "change": "change" if changed else "", "beside FP32": compared}
+    lead = named[0]
+    if ratios := [row.headline for row in rows if row.headline and row.headline.unit == "dB"]:
+        lead = min(ratios, key=lambda score: score.value).name
+    shown = {"headline": lead, "change": "change" if changed else "", "beside FP32": compared}
     found = [shown.get(REPLACED[key], "") if key in REPLACED else key for key in wanted]
     return list(dict.fromkeys(filter(None, found)))
 

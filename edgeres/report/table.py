@@ -61,8 +61,11 @@ class Row:
 
     @property
     def headline(self) -> Score | None:
-        """The first score, of a task other than classification."""
-        return next(iter(self.cell.scores), None)
+        """The first score, of a task other than classification; where that is a map's ratio, the worst map's."""
+        first = next(iter(self.cell.scores), None)
+        if first is None or first.unit != "dB":
+            return first
+        return min((score for score in self.cell.scores if score.unit == "dB"), key=lambda score: score.value)
 
     @property
     def p50(self) -> float | None:

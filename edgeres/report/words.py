@@ -81,7 +81,9 @@ def sentence(row: Row) -> str:
 def _claim(row: Row) -> str:
     times, faster = pace(row)
     took = number(row.p50 or 0.0)
-    if row.speedup is None:
+    if row.p50 is None:
+        text = f"{row.name} has no latency"
+    elif row.speedup is None:
         text = f"{row.name} takes {took} ms, with nothing measured beside it to compare"
     else:
         text = f"{row.name} is {times} {faster} ({took} ms against {number(row.speedup * (row.p50 or 0.0))} ms)"
@@ -105,8 +107,10 @@ def verdict(report: Report) -> list[str]:
 
 
 def headlines(report: Report) -> list[str]:
-    """One sentence for the best INT8 engine of each runtime."""
-    return [sentence(row) for row in best(rows(report))] or ["No INT8 engine was measured."]
+    """One sentence for the best INT8 engine of each runtime, and for each that has an accuracy and no latency."""
+    every = rows(report)
+    untimed = [row for row in every if row.precision is Precision.INT8 and row.p50 is None and row.has_figures]
+    return [sentence(row) for row in best(every) + untimed] or ["No INT8 engine was measured."]
 
 
 def asides(report: Report) -> list[str]:

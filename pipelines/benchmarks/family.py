@@ -5,8 +5,9 @@
 Each network has seeded random weights and batch norms that have seen the photos. It is exported, which fails unless
 ONNX Runtime and torch agree, calibrated on `--calibration` photos, quantized at level `fast` for ONNX Runtime and for
 OpenVINO, held against FP32 on `--evaluation` other photos in the same runtime, and built for TensorRT for RTX. Random
-networks lose more to INT8 than trained ones: their classes lie close together. Prints Markdown, a row as soon as it is
-known; a step that fails is named in its row.
+networks lose more to INT8 than trained ones: their classes lie close together. The SQNR is that of the median image: on
+a photo unlike those that a random network's batch norms have seen, its activations leave every range. Prints Markdown,
+a row as soon as it is known; a step that fails is named in its row. What `--json` holds already is not measured again.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from networks import save, seen
-from peers import figures, logits
+from peers import Logits, logits
 from tools import THREADS, first, versions
 
 from edgeres import engines, machine
@@ -53,7 +54,7 @@ def measured(name: str, calibration: ImageSet, evaluation: ImageSet, folder: Pat
     for runtime, target in RUNTIMES.items():
         int8 = quantize(model, statistics, folder / f"{name}.{runtime}.onnx", scheme=runtime).path
         reference, given = (logits(file, target, images, TOGETHER) for file in (model, int8))
-        found[runtime] = {"int8": int8.stat().st_size, **figures(given, reference, np.zeros(len(images), np.int64))}
+        found[runtime] = {"int8": int8.stat().st_size, **kept(given, reference)}
         if latency:
             both = measure([Subject(file, target, 1, THREADS) for file in (model, int8)], rounds=2)
             found[runtime]["p50"] = [one.latency.p50 for one in both]
@@ -61,6 +62,15 @@ def measured(name: str, calibration: ImageSet, evaluation: ImageSet, folder: Pat
     engine = engines.build(folder / f"{name}.tensorrt.onnx", RTX, folder / f"{name}.engine")
     found["engine"] = engine.path.stat().st_size
     return found
+
+
+def kept(given: Logits, reference: Logits) -> dict[str, Any]:
+    """`agreement` of the top-1, a share; in dB the SQNR of `each` image, and `sqnr`, the median of these."""
+    signal = np.square(reference, dtype=np.float64).sum(1)
+    noise = np.square(given - reference, dtype=np.float64).sum(1)
+    each = 10 * np.log10(signal / np.maximum(noise, 1e-30))
+    agreement = float((given.argmax(1) == reference.argmax(1)).mean())
+    return {"agreement": agreement, "sqnr": float(np.median(each)), "each": each.round(1).tolist()}
 
 
 def row(name: str, layers: int, found: dict[str, Any]) -> str:
@@ -93,7 +103,12 @@ def main() -> None:
     print(f"{here.cpu}, {here.cores} cores, {' '.join(here.features)}; {versions()}\n")
     print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|", flush=True)
     raw: dict[str, Any] = {}
+    if options.json and options.json.exists():
+        raw = json.loads(options.json.read_text())
     for name in names:
+        if name in raw:
+            print(row(name, sizes[name].layers, raw[name]), flush=True)
+            continue
         with TemporaryDirectory(prefix="edgeres-family-") as folder:
             try:
                 raw[name] = measured(name, calibration, evaluation, Path(folder), not options.no_latency)

@@ -79,10 +79,10 @@ def converted(source: ModelProto, given: Callable[[np.ndarray], np.ndarray] = la
     size = made.image.batch or len(images)
     cut = ModelProto()
     cut.CopyFrom(source)
-    cut.graph.output[0].CopyFrom(helper.make_tensor_value_info(made.classes.logits, TensorProto.FLOAT, None))
+    cut.graph.output[0].CopyFrom(helper.make_tensor_value_info(made.output.tensor, TensorProto.FLOAT, None))
     original = session(cut, onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL)
     parts = [given(images[first : first + size]) for first in range(0, len(images), size)]
-    wanted = np.concatenate([original.run([made.classes.logits], {"x": part})[0] for part in parts])
+    wanted = np.concatenate([original.run([made.output.tensor], {"x": part})[0] for part in parts])
     ours = session(made.model, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL)
     found = ours.run(["logits"], {"input": images})[0]
     assert found.std() > 0.05
@@ -269,7 +269,7 @@ def test_a_softmax_at_the_end_is_left_out_and_told(op: str) -> None:
     net = Writer("n", 3, 8, 8)
     x = net.conv(net.add("GlobalAveragePool", net.add("Relu", net.conv("x"))), 4, 5, 1)
     made = converted(net.model(net.add("Reshape", net.add(op, x, axis=1), np.array([-1, 5]))))
-    assert (made.classes.dropped, operators(made)[-1]) == (op, "Flatten")
+    assert (made.output.dropped, operators(made)[-1]) == (op, "Flatten")
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_a_softmax_at_the_end_is_left_out_and_told(op: str) -> None:
 def test_only_a_softmax_over_the_classes_is_left_out(opset: int, options: dict[str, int], dropped: bool) -> None:
     net = Writer("n", 3, 16, 16)
     source = net.model(net.add("Softmax", net.head(net.conv("x")), **options), opset=opset)
-    assert ends.classes(_shaped(source), WHERE).dropped == ("Softmax" if dropped else None)
+    assert ends.output(_shaped(source), "classification", WHERE).dropped == ("Softmax" if dropped else None)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def test_a_softmax_before_the_classes_are_flattened(opset: int, options: dict[st
     net = Writer("n", 3, 16, 16)
     pooled = net.add("GlobalAveragePool", net.conv("x", outputs=5))
     source = net.model(net.add("Flatten", net.add("Softmax", pooled, **options)), opset=opset)
-    assert ends.classes(_shaped(source), WHERE).dropped == ("Softmax" if dropped else None)
+    assert ends.output(_shaped(source), "classification", WHERE).dropped == ("Softmax" if dropped else None)
 
 
 @pytest.mark.parametrize("op", ["Mul", "Add", "Sub"])
@@ -316,7 +316,7 @@ def test_of_logits_and_their_softmax_the_logits_are_taken() -> None:
     x = net.head(net.conv("x"))
     probabilities = net.add("Softmax", x, axis=1)
     made = converted(net.model(probabilities, x))
-    assert (made.classes.dropped, made.classes.others) == (None, (probabilities,))
+    assert (made.output.dropped, made.output.others) == (None, (probabilities,))
 
 
 def test_a_size_left_open_is_taken_from_the_option() -> None:

@@ -70,6 +70,54 @@ def test_top_1_is_that_of_the_original(theirs: Path, tmp_path: Path, images: Ima
     assert np.allclose(np.exp(logits) / np.exp(logits).sum(1, keepdims=True), probabilities, atol=1e-6)
 
 
+def row(net: Writer, outputs: int) -> str:
+    pooled = net.add("Flatten", net.add("GlobalAveragePool", net.add("Relu", net.conv("x"))))
+    return net.add("Gemm", pooled, np.linspace(-1, 1, 4 * outputs).reshape(outputs, 4), transB=1)
+
+
+@pytest.mark.parametrize(
+    ("task", "end", "shape", "note"),
+    [
+        (
+            "multi-label",
+            "Sigmoid",
+            [1, 5],
+            "the final Sigmoid is left out: logits are given, labels are the same at pr",
+        ),
+        ("multi-label", "Sigmoid", [1, 1], "the final Sigmoid is left out"),
+        ("multi-label", "Identity", [1, 5], "assumed: its outputs are logits, of which Sigmoid makes probabilities"),
+        ("regression", "Sigmoid", [1, 2], None),
+        ("regression", "Squeeze", [1], None),
+        ("embedding", "Identity", [1, 7], "its output is taken as the embedding; no head is dropped"),
+    ],
+)
+def test_its_output_is_for_what_the_user_says(
+    task: Any, end: str, shape: list[int], note: str | None, tmp_path: Path, images: ImageSet
+) -> None:
+    net, outputs = Writer(1, 3, 16, 16), [*shape, 1][1]
+    source = net.model(net.add(end, row(net, outputs), *([np.array([1])] if end == "Squeeze" else [])))
+    source.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info(net.nodes[-1].output[0], 1, shape))
+    onnx.save(source, tmp_path / "their.onnx")
+    made = export(tmp_path / "their.onnx", tmp_path / "mine.onnx", images=images, task=task)
+    info = onnx_io.info(made.path)
+    assert (info.task, info.outputs, made.sidecar.results["agreement"]) == (task, outputs, None)
+    assert [one for one in made.sidecar.results["notes"] if "assumed: i" not in one and "channels" not in one] == [
+        one for one in made.sidecar.results["notes"] if note and one.startswith(note)
+    ]
+    given = next(iter(batches(images, info.preprocess, 3))).images
+    runs = [
+        onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        for path in (tmp_path / "their.onnx", made.path)
+    ]
+    theirs = np.stack([runs[0].run(None, {"x": image[None]})[0].ravel() for image in given])
+    (mine,) = runs[1].run(["embedding" if task == "embedding" else "logits"], {"input": given})
+    mine = 1 / (1 + np.exp(-mine)) if task == "multi-label" and end == "Sigmoid" else mine
+    np.testing.assert_allclose(mine, theirs, atol=1e-5)
+    if shape == [1]:
+        with pytest.raises(InputError, match="0 could be the classes"):
+            export(tmp_path / "their.onnx", tmp_path / "not.onnx", images=images)
+
+
 def test_another_function_is_a_parity_error(
     theirs: Path, tmp_path: Path, images: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

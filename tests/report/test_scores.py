@@ -55,6 +55,17 @@ def vectors() -> Report:
     return made("embedding", 2048, cells)
 
 
+def maps() -> Report:
+    """Feature maps, of which the second lost most; FP32 is all but exact."""
+    cells = []
+    for precision, ms, ratios in (("fp32", 12.0, (120.0, 118.0, 119.0)), ("int8", 4.0, (31.4, 22.6, 28.0))):
+        given = [(name, value, "dB") for name, value in zip(("SQNR C2", "SQNR C3", "SQNR C4"), ratios, strict=True)]
+        given.insert(1, ("cosine C2", 0.999, ""))
+        found = [score(name, value, unit=unit) for name, value, unit in given]
+        cells.append(cell("openvino:cpu", precision, latency=latency(ms), scores=found))
+    return made("features", 3, cells)
+
+
 def made(task: str, outputs: int, cells: list[Cell]) -> Report:
     found = report(cells, machine=machine())
     return found.model_copy(update={"model": found.model.model_copy(update={"task": task, "classes": outputs})})
@@ -91,6 +102,7 @@ def test_figures_are_written_as_their_unit_asks(value: float, unit: str, text: s
         (labels(), " and loses 0.17 points of mAP (71.03 % on 800 images)."),
         (values(), "; its MAE grows by 3.06 % (0.0438 on 800 images)."),
         (vectors(), "; its cosine is 0.99813 on 800 images."),
+        (maps(), "; its SQNR C3 is 22.6 dB on 800 images."),
     ],
 )
 def test_the_verdict_is_about_the_headline(found: Report, said: str) -> None:
@@ -106,6 +118,15 @@ def test_the_terminal_has_the_headline_where_top1_would_be() -> None:
     assert re.split(r"\s{2,}", head.strip())[-4:] == ["mAP %", "change", "agreement %", "size MB"]
     assert exact.split()[-4:] == ["71.20", "—", "—", "44.8"]
     assert int8.split()[-4:] == ["71.03", "-0.17", "99.51", "11.4"]
+
+
+def test_of_maps_the_table_shows_the_worst() -> None:
+    written = io.StringIO()
+    terminal.show(maps(), Console(file=written, width=100))
+    head, _, exact, int8, *_ = written.getvalue().splitlines()
+    assert "SQNR C3 dB" in head
+    assert ("118.0" in exact, "22.6" in int8) == (True, True)
+    assert '<text class="axis" x="0.0" y="12.0">SQNR of the worst map, dB</text>' in render(maps(), ".html")
 
 
 def test_csv_has_a_column_for_each_score() -> None:

@@ -1,0 +1,68 @@
+"""An ONNX file answers batches over pipes, by nothing but numpy and onnxruntime: Pythons without edgeres run this, too.
+
+    PYTHON onnxruntime_child.py '{"model": FILE, "threads": 2, "disabled": [], "optimized": null}'
+
+It first says, as one line of JSON, what it is and takes, then answers each batch with all outputs until its input ends.
+"""
+
+import io
+import json
+import platform
+import sys
+from typing import IO, Any
+
+import numpy as np
+
+LENGTH = 8
+"""Bytes that say how long the arrays behind them are."""
+
+
+def send(pipe: IO[bytes], arrays: Any) -> None:
+    """Write arrays to a pipe."""
+    buffer = io.BytesIO()
+    np.savez(buffer, *arrays)
+    pipe.write(len(buffer.getvalue()).to_bytes(LENGTH, "little") + buffer.getvalue())
+    pipe.flush()
+
+
+def receive(pipe: IO[bytes]) -> Any:
+    """What `send` wrote; None where the pipe has ended."""
+    head = pipe.read(LENGTH)
+    content = pipe.read(int.from_bytes(head, "little")) if len(head) == LENGTH else b""
+    if not content or len(content) < int.from_bytes(head, "little"):
+        return None
+    with np.load(io.BytesIO(content), allow_pickle=False) as found:
+        return [found[name] for name in found.files]
+
+
+def main(request: str) -> None:
+    """Load, say so, and answer."""
+    import onnxruntime
+
+    asked = json.loads(request)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = asked["threads"]
+    # A waiting thread that spins takes the emulator's time.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if asked["optimized"]:
+        options.optimized_model_filepath = asked["optimized"]
+    session = onnxruntime.InferenceSession(
+        asked["model"], options, providers=["CPUExecutionProvider"], disabled_optimizers=asked["disabled"]
+    )
+    (given,) = session.get_inputs()
+    told = {
+        "shape": [side if isinstance(side, int) else None for side in given.shape],
+        "outputs": [taken.name for taken in session.get_outputs()],
+        "machine": platform.machine(),
+        "version": onnxruntime.__version__,
+    }
+    pipe = sys.stdout.buffer
+    pipe.write(json.dumps(told).encode() + b"\n")
+    pipe.flush()
+    while (arrays := receive(sys.stdin.buffer)) is not None:
+        send(pipe, session.run(None, {given.name: arrays[0]}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
