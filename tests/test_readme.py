@@ -17,7 +17,9 @@ COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.star
 
 def test_the_readme_shows_every_command() -> None:
     shown = {shlex.split(line)[1] for line in COMMANDS}
-    assert shown | {"calibrate"} == {info.name or info.callback.__name__ for info in cli.app.registered_commands}
+    assert shown | {"agent", "calibrate", "scheduler"} == {
+        info.name or info.callback.__name__ for info in cli.app.registered_commands
+    }
 
 
 def test_every_command_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

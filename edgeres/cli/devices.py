@@ -57,7 +57,7 @@ def add(
     from edgeres.fleet import inventory as inventories
 
     keys = {"address": address, "targets": target or [], "labels": label or [], "python": python}
-    made = inventories.device({"name": name, "reach": "agent" if agent else "ssh", **keys}, inventory)
+    made = inventories.device({"name": name, "reach": "agent" if agent else "ssh", **keys})
     inventories.put(inventory, made)
     folder = _folder(inventory, certificates)
     own = step.issue(folder, name) if (folder / step.CA).exists() else None

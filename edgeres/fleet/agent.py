@@ -82,7 +82,10 @@ async def scheduler(address: str, certificates: Path | None = None) -> Any:
     )
     for name in set(made.handlers) - SCHEDULER:
         del made.handlers[name]
-    await made
+    try:
+        await made
+    except RuntimeError as error:
+        raise UsageError(f"{address} cannot be served ({error.__cause__}); name another port.") from None
     if trusted:
         from edgeres.fleet.tls import enforce
 
@@ -105,7 +108,8 @@ async def agent(address: str, name: str, certificates: Path | None = None, *, li
     wait = AGAIN[0]
     while True:
         try:
-            made = worker(distributed, address, name, trusted, listen or await _own(address))
+            own = await _own(address, trusted)
+            made = worker(distributed, address, name, trusted, listen or own)
             async with made:
                 logger.warning("%s listens at %s and serves %s", name, made.address, address)
                 wait = AGAIN[0]
@@ -116,15 +120,24 @@ async def agent(address: str, name: str, certificates: Path | None = None, *, li
         wait = min(2 * wait, AGAIN[1])
 
 
-async def _own(address: str) -> str:
-    """The address that this device has towards its scheduler, and any port; OSError where it does not get there.
+async def _own(address: str, trusted: Any) -> str:
+    """The address that this device has towards its scheduler, and any port; OSError where it does not get there, or is
+    not let in.
 
-    Dask's guess, made while the network is still down after a reboot, would be the loopback.
+    Dask's guess, made while the network is still down after a reboot, would be the loopback; and it does not tell why a
+    certificate is refused.
     """
-    there = urlsplit(address)
-    _, writer = await asyncio.wait_for(asyncio.open_connection(there.hostname, there.port or PORT), AGAIN[1])
-    host = writer.get_extra_info("sockname")[0]
-    writer.close()
+    there, options = urlsplit(address), {}
+    if trusted:
+        arguments = trusted.get_connection_args("worker")
+        options = {"ssl": arguments["ssl_context"], "server_hostname": arguments["server_hostname"]}
+    dialled = asyncio.open_connection(there.hostname, there.port or PORT, **options)
+    reader, writer = await asyncio.wait_for(dialled, AGAIN[1])
+    try:
+        await asyncio.wait_for(reader.read(1), AGAIN[1])  # its greeting, or what it has against our certificate
+        host = writer.get_extra_info("sockname")[0]
+    finally:
+        writer.close()
     return f"[{host}]:0" if ":" in host else f"{host}:0"
 
 

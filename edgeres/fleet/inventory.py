@@ -35,7 +35,7 @@ else:
 
 NAME = r"^[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?$"
 """A name is a label of DNS (RFC 1123): it stands in a certificate, in a file name and in TOML without quotes."""
-RESERVED = ("ca", "client", "issued", "scheduler")
+RESERVED = ("client", "scheduler")
 """Names of the other certificates; see `edgeres.fleet.certificates`."""
 
 
@@ -60,7 +60,7 @@ class Found(Machine):
 
 
 def _name(text: str) -> str:
-    if not re.match(NAME, text) or text in RESERVED:
+    if not re.match(NAME, text) or text.lower() in RESERVED:
         raise ValueError(f"{text!r} cannot be a device: letters, digits and hyphens, and not {', '.join(RESERVED)}")
     return text
 
@@ -104,16 +104,16 @@ def read(path: Path) -> Inventory:
     return _parse(_text(path), path)
 
 
-def device(keys: Mapping[str, Any], path: Path) -> Device:
-    """A device from its keys in a file; InputError with the place where one is wrong."""
+def device(keys: Mapping[str, Any]) -> Device:
+    """A device from its keys; UsageError with the place where one is wrong."""
     try:
         return Device.model_validate(keys)
     except UsageError as error:  # a target's own sentence
-        raise InputError(f"{path}: {keys.get('name')}: {error}") from None
+        raise UsageError(f"{keys['name']}.targets: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in (keys.get("name"), *first["loc"]))
-        raise InputError(f"{path}: {place}: {first['msg']}; mend the inventory.") from None
+        place = ".".join(str(part) for part in (keys["name"], *first["loc"]))
+        raise UsageError(f"{place}: {first['msg'].removeprefix('Value error, ')}.") from None
 
 
 def put(path: Path, device: Device) -> None:
@@ -152,7 +152,10 @@ def _parse(text: str, path: Path) -> Inventory:
         raise InputError(f"{path} is not TOML ({error}).") from None
     if stray := next((key for key, value in content.items() if not isinstance(value, dict)), None):
         raise InputError(f"{path}: {stray} is not a table; write [NAME] above the keys of a device.")
-    return Inventory(devices={name: device({**keys, "name": name}, path) for name, keys in content.items()})
+    try:
+        return Inventory(devices={name: device({**keys, "name": name}) for name, keys in content.items()})
+    except UsageError as error:
+        raise InputError(f"{path}: {error} Mend the inventory.") from None
 
 
 def _edit(text: str, keys: tuple[str, ...], table: str) -> str:

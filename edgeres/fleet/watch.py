@@ -1,10 +1,11 @@
 """The devices of a run, looked at while it goes on."""
 
+import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.live import Live
@@ -27,9 +28,8 @@ class Row(NamedTuple):
     last: str
 
 
-def look(fleet: Fleet, names: Sequence[str] = ()) -> list[Row]:
+def look(client: Any, names: Sequence[str] = ()) -> list[Row]:
     """A row for each agent, then for each of `names` that is not there; OSError where the scheduler is gone."""
-    client = fleet.client()
     found = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=PATIENCE)["workers"].values()
     rows = []
     for worker in sorted(found, key=lambda worker: str(worker["name"])):
@@ -64,12 +64,13 @@ def watch(address: str, certificates: Path | None, names: Sequence[str], console
 
 
 def _looks(fleet: Fleet, names: Sequence[str]) -> Iterator[list[Row]]:
-    while True:
-        try:
-            yield look(fleet, names)
-        except (OSError, TimeoutError):
-            return
-        time.sleep(PERIOD)
+    try:
+        client = fleet.client()
+        while client.status == "running":
+            yield look(client, names)
+            time.sleep(PERIOD)
+    except (OSError, asyncio.TimeoutError):
+        return
 
 
 def _table(rows: Sequence[Row]) -> Table:

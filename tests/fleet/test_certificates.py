@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -232,6 +233,24 @@ def test_a_device_may_ask_nothing_that_a_client_may(folder: Path) -> None:
     ] == [True] * 3
 
 
+def test_an_agent_works_for_nobody_but_the_scheduler(folder: Path) -> None:
+    agent = pytest.importorskip("edgeres.fleet.agent")
+    trusted = certificates.security(folder / "nano", "worker")
+
+    async def refusals() -> list[str]:
+        made = agent.worker(agent.dask(), "tls://127.0.0.1:1", "nano", trusted, "127.0.0.1:0")
+        told = []
+        for handler in made.handlers.values():
+            comm = SimpleNamespace(extra_info={"peercert": {"subjectAltName": (("DNS", "pi"),)}})
+            with pytest.raises(PermissionError) as caught:
+                await handler(comm)
+            told.append(str(caught.value))
+        return told
+
+    told = asyncio.run(refusals())
+    assert "gather is for scheduler; the certificate is that of pi." in told
+
+
 def test_keys_are_for_their_owner_alone(made: Path) -> None:
     keys = [*made.rglob("*.key"), *made.rglob("key.pem")]
     assert len(keys) == 4
@@ -240,13 +259,7 @@ def test_keys_are_for_their_owner_alone(made: Path) -> None:
     assert (made / ".gitignore").read_text() == "*\n"
 
 
-def test_without_certificates_this_machine_alone_is_served(folder: Path, tmp_path: Path) -> None:
-    for host in ("127.0.0.1", "localhost", "::1", "[::1]"):
-        assert certificates.protect(tmp_path, "scheduler", host) is None
-    for host in ("0.0.0.0", "192.168.1.20", "nano.local", "::", ""):
-        with pytest.raises(UsageError, match="devices init"):
-            certificates.protect(tmp_path, "scheduler", host)
-    assert certificates.protect(folder, "scheduler", "127.0.0.1") is not None
+def test_without_an_authority_there_are_no_certificates(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="devices init"):
         certificates.issue(tmp_path, "nano")
 

@@ -19,7 +19,7 @@ pytest.importorskip("distributed")
 
 from edgeres import machine
 from edgeres.errors import EdgeresError, MissingRuntime, UsageError
-from edgeres.fleet import agent, certificates, ssh, tasks
+from edgeres.fleet import agent, certificates, ssh, tasks, watch
 from edgeres.fleet.client import Fleet
 from edgeres.fleet.inventory import Device, Found
 from edgeres.progress import Silent
@@ -85,6 +85,7 @@ def device(sshd: tuple[int, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     return Device(name="nano", address=f"{USER}@127.0.0.1:{port}", python=str(python))
 
 
+@pytest.mark.long
 def test_a_device_is_probed_by_itself(device: Device) -> None:
     found = ssh.probe([device])["nano"]
     assert isinstance(found, Found)
@@ -155,6 +156,7 @@ def test_an_agent_is_there_for_as_long_as_it_is_needed(device: Device, tmp_path:
             assert not refused
             told = fleet.ask("nano", tasks.facts)
             assert told["machine"]["cores"] >= 1
+            assert [row[:2] for row in watch.look(fleet.client(), ["pi"])] == [("nano", "idle"), ("pi", "away")]
             process = int((tmp_path / "pid").read_text())
             os.kill(process, 0)
             (worker,) = scheduler.workers
