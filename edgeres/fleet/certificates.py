@@ -12,7 +12,6 @@ certificate, too, that must be of this CA, in its time and not revoked. A client
 """
 
 import datetime
-import ipaddress
 import shutil
 import time
 from collections.abc import Callable
@@ -128,27 +127,9 @@ def security(folder: Path, role: Role) -> "Security":
     )
 
 
-def protect(folder: Path, role: Role, host: str) -> "Security | None":
-    """As `security`; None where there are no certificates and `host` can be reached from this machine alone.
-
-    UsageError for any other host without certificates: nothing is served or dialled there in the clear.
-    """
-    own = folder if role == "worker" else folder / role
-    if not (own / CERTIFICATE).exists() and _loopback(host):
-        return None
-    return security(folder, role)
-
-
 def revoked(folder: Path) -> set[int]:
     """The serial numbers that are refused."""
     return {entry.serial_number for entry in _crl(folder)}
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _builder(name: Any, issuer: Any, key: Any, issuer_key: Any, days: int) -> "x509.CertificateBuilder":

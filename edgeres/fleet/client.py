@@ -7,6 +7,7 @@ job, under the same key, and its answer is taken once. A device that stays away 
 import asyncio
 import hashlib
 import json
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -41,6 +42,9 @@ class Fleet:
         self.security = agent.security(address, certificates, "client")
         self.distributed = agent.dask()
         self._client: Any = None
+        self._lock = threading.Lock()
+        gone = (self.distributed.CancelledError, self.distributed.client.ClosedClientError, asyncio.CancelledError)
+        self._lost = (*gone, asyncio.TimeoutError, OSError, RuntimeError)
 
     def __enter__(self) -> "Fleet":
         return self
@@ -50,17 +54,19 @@ class Fleet:
             self._client.close(timeout=2)
 
     def client(self) -> Any:
-        """Dask's client; OSError where there is no scheduler."""
-        if self._client is None or self._client.status == "closed":
-            options: dict[str, Any] = {"security": self.security, "timeout": 10, "set_as_default": False}
-            self._client = self.distributed.Client(self.address, **options)
-        return self._client
+        """Dask's client, another one where the last gave up; OSError where there is no scheduler."""
+        with self._lock:
+            if self._client is None or self._client.status in ("closed", "closing"):
+                options: dict[str, Any] = {"security": self.security, "timeout": 10, "set_as_default": False}
+                self._client = self.distributed.Client(self.address, **options)
+            return self._client
 
     def names(self) -> list[str]:
         """The agents that are there, none where the scheduler is not."""
         try:
-            found = self.client().sync(self.client().scheduler.identity, n_workers=-1)
-        except (OSError, TimeoutError):
+            client = self.client()
+            found = client.sync(client.scheduler.identity, n_workers=-1)
+        except self._lost:
             return []
         return [str(worker["name"]) for worker in found["workers"].values()]
 
@@ -68,23 +74,19 @@ class Fleet:
         """What a task answers on a device; raises the error that it answers, EdgeresError where nobody does."""
         # A job is the same for all who ask; what a device has by now must not be what it had for another client.
         key = f"{task.__name__}-{device}-{_digest(arguments) if task is tasks.job else uuid.uuid4().hex}"
-        seen = time.monotonic()
-        future, lost = None, (self.distributed.CancelledError, asyncio.CancelledError, OSError, asyncio.TimeoutError)
+        seen, future = time.monotonic(), None
         while time.monotonic() - seen < self.patience:
             # A cancelled one had a scheduler that is gone, and with it who was to tell: the next one is asked again.
-            with suppress(*lost):
-                if future is None or future.cancelled():
+            with suppress(*self._lost):
+                client = self.client()
+                if future is None or future.cancelled() or future.client is not client:
                     there = {"resources": {f"device:{device}": 1}}
-                    client = self.client()
                     future = client.submit(task, *arguments, key=key, pure=False, retries=2, **there)
                 client.sync(self.distributed.client._wait, [future], timeout=LOOK)
-                try:
-                    answer = future.result()
-                except lost:
-                    raise
-                except Exception as error:  # Dask's own: it gave the task up
-                    raise EdgeresError(f"{device} was lost again and again at work ({type(error).__name__}).") from None
-                return tasks.value(answer)
+                if future.status == "error":  # Dask's own: it gave the task up
+                    raise EdgeresError(f"{device} was lost again and again at work ({type(future.exception()).__name__}).")
+                return tasks.value(future.result())
+            time.sleep(0.1)
             seen = time.monotonic() if device in self.names() else seen
         if future is not None:
             future.cancel()

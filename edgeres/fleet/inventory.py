@@ -35,7 +35,7 @@ else:
 
 NAME = r"^[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?$"
 """A name is a label of DNS (RFC 1123): it stands in a certificate, in a file name and in TOML without quotes."""
-RESERVED = ("ca", "client", "issued", "scheduler")
+RESERVED = ("client", "scheduler")
 """Names of the other certificates; see `edgeres.fleet.certificates`."""
 
 
@@ -60,7 +60,7 @@ class Found(Machine):
 
 
 def _name(text: str) -> str:
-    if not re.match(NAME, text) or text in RESERVED:
+    if not re.match(NAME, text) or text.lower() in RESERVED:
         raise ValueError(f"{text!r} cannot be a device: letters, digits and hyphens, and not {', '.join(RESERVED)}")
     return text
 

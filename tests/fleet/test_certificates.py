@@ -259,13 +259,7 @@ def test_keys_are_for_their_owner_alone(made: Path) -> None:
     assert (made / ".gitignore").read_text() == "*\n"
 
 
-def test_without_certificates_this_machine_alone_is_served(folder: Path, tmp_path: Path) -> None:
-    for host in ("127.0.0.1", "localhost", "::1", "[::1]"):
-        assert certificates.protect(tmp_path, "scheduler", host) is None
-    for host in ("0.0.0.0", "192.168.1.20", "nano.local", "::", ""):
-        with pytest.raises(UsageError, match="devices init"):
-            certificates.protect(tmp_path, "scheduler", host)
-    assert certificates.protect(folder, "scheduler", "127.0.0.1") is not None
+def test_without_an_authority_there_are_no_certificates(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="devices init"):
         certificates.issue(tmp_path, "nano")
 

@@ -123,7 +123,7 @@ def test_what_cannot_be_edited_without_harm_is_left_alone(path: Path) -> None:
         ('[pi]\naddress = "-oProxyCommand=reboot"', "needs an address"),
         ('[pi]\naddress = "pi"\nreach = "serial"', "pi.reach"),
         ('[pi]\naddress = "pi"\ntargets = ["cpu"]', "'cpu' is not written backend:device"),
-        ('[scheduler]\nreach = "agent"', "cannot be a device"),
+        ('[Scheduler]\nreach = "agent"', "cannot be a device"),
         ('["../up"]\nreach = "agent"', "cannot be a device"),
         ('address = "pi"', r"write \[NAME\]"),
         ("[pi", "is not TOML"),

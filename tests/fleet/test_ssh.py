@@ -85,6 +85,7 @@ def device(sshd: tuple[int, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     return Device(name="nano", address=f"{USER}@127.0.0.1:{port}", python=str(python))
 
 
+@pytest.mark.long
 def test_a_device_is_probed_by_itself(device: Device) -> None:
     found = ssh.probe([device])["nano"]
     assert isinstance(found, Found)
