@@ -135,7 +135,7 @@ def likeness(path: Path, other: Path) -> str:
     weights = [name for name in one if one[name].dtype == np.int8 and one[name].ndim > 1]
     moved = sum(int((one[name] != two[name]).sum()) for name in weights)
     total = sum(one[name].size for name in weights)
-    floats = [_apart(one[name], two[name]) for name in one if one[name].dtype == np.float32]
+    floats = [_apart(one[name], two[name]) for name in one if one[name].dtype.kind == "f"]
     return f"{moved:,} of {total:,} weights, floats by {max(floats):.0e}"
 
 
