@@ -3,6 +3,7 @@
 Their standard input is a pipe whose other end only the parent holds: the system closes it with the parent.
 """
 
+import errno
 import json
 import os
 import subprocess
@@ -23,7 +24,7 @@ CHILD = (
 
 def ask(module: str, *arguments: str, broken: Callable[[int, str], EdgeresError]) -> Any:
     """What `main` of a module answers, in a process of its own; raises what it raised, `broken` of the exit status and
-    the last line of standard error where it gave no answer."""
+    the last line of standard error where it gave no answer, OSError where the disk was full."""
     command = [sys.executable, "-c", CHILD.format(module), *arguments]
     reading, writing = os.pipe()
     try:
@@ -38,6 +39,8 @@ def ask(module: str, *arguments: str, broken: Callable[[int, str], EdgeresError]
         answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
         raise broken(done.returncode, (done.stderr.strip().splitlines() or ["it said nothing"])[-1]) from None
+    if "full" in answer:
+        raise OSError(answer["full"], os.strerror(answer["full"]))
     if "error" in answer:
         raise getattr(errors, answer["error"])(answer["message"])
     return answer
@@ -49,6 +52,10 @@ def answer(work: Callable[[], Mapping[str, Any]]) -> None:
         found = work()
     except EdgeresError as error:
         found = {"error": type(error).__name__, "message": str(error)}
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        found = {"full": error.errno}
     sys.stdout.write(f"\n{json.dumps(found)}\n")
 
 

@@ -176,6 +176,14 @@ def test_a_child_answers_and_is_not_ended_while_its_parent_lives(
     assert answer == {"told": str(tmp_path / "pid")}
 
 
+def test_a_full_disk_is_one_in_a_child_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = "import errno, os\nfrom edgeres import processes\ndef work(): raise OSError(errno.ENOSPC, 'full')\n"
+    (tmp_path / "full.py").write_text(f"{full}def main(): processes.answer(work)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(EdgeresError, match=r"thing cannot be written .*; make room and run again"):
+        store.make(tmp_path / "thing", SIDECAR, lambda path: processes.ask("full", broken=lambda status, last: last))
+
+
 def test_a_child_that_dies_without_an_answer_is_told_with_its_last_words(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="1: ModuleNotFoundError: No module named 'nowhere'"):
         processes.ask("nowhere", broken=lambda status, last: BuildError(f"{status}: {last}"))

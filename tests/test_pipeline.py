@@ -1,10 +1,6 @@
 """Recipes run whole, again, changed, damaged and killed; latencies are real but short."""
 
-import random
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -424,46 +420,3 @@ def test_the_folder_is_named_by_the_recipe_where_none_is_given(
     (folder.parent / "build").mkdir()
     folder.rename(folder.parent / "build" / "small")
     assert remade(Path("build/small"), lambda: pipeline.run(recipe(Path("small.toml")))) == set()
-
-
-KILLED_AT = """
-import os, signal, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[4])
-import test_pipeline
-from edgeres import pipeline
-test_pipeline.shorten(setattr)
-left, replace = int(sys.argv[3]), Path.replace
-def counting(self, target):
-    global left
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return replace(self, target)
-Path.replace = counting
-pipeline.run(Path(sys.argv[1]), Path(sys.argv[2]))
-"""
-"""Runs a recipe and kills itself before the n-th file is moved to its place."""
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL")
-def test_a_run_that_was_killed_again_and_again_ends_with_the_same_report(
-    finished: tuple[Path, Report], recipe: Recipe, tmp_path: Path
-) -> None:
-    path, folder = recipe(tmp_path / "small.toml"), tmp_path / "run"
-    folder.mkdir()
-    for name in ("model.onnx", "model.onnx.json"):  # the export is the slowest step, and no different from the others
-        shutil.copy2(finished[0] / name, folder)
-    moments = random.Random(0)
-    for kill in range(3):
-        # An artifact and its sidecar are two moves: an odd count dies before an artifact, an even one between the two.
-        count = 2 * moments.randint(1, 3) + kill % 2
-        command = [sys.executable, "-c", KILLED_AT, path, folder, str(count), Path(__file__).parent]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == -signal.SIGKILL, done.stderr
-        assert not (folder / FILE).exists()
-    report = pipeline.run(path, folder)
-    assert lasting(report) == lasting(finished[1])
-    for name in files(finished[0]):
-        if name.endswith((".onnx", ".stats", ".npz")):
-            assert (folder / name).read_bytes() == (finished[0] / name).read_bytes(), name

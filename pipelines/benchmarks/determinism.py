@@ -6,8 +6,8 @@
 Each row makes the statistics and the Q/DQ files anew, in a fresh process, with one thing changed: threads, the hash
 seed, the locale, the time zone, the umask, the names of folders, the order in which files were created, the kernels of
 NumPy and of its BLAS, or the whole CPU (each `--cpu NAME=COMMAND`, a Python with what edgeres needs). The table says
-for each file whether it is the first row's, and else how it differs. Prints Markdown; determinism.md says how to read
-it.
+for each file whether it is the first row's, and else how it differs. Then engines are built of the first row's files,
+several times each. Prints Markdown; determinism.md says how to read it.
 """
 
 import argparse
@@ -26,9 +26,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from edgeres import store
+from edgeres import backends, engines, store
 from edgeres.data import ImageSet, open_images
 from edgeres.quantization import calibrate, quantize, statistics
+from edgeres.types import Target
 
 FILES = (("fast", "onnxruntime"), ("balanced", "onnxruntime"), ("fast", "tensorrt"), ("balanced", "tensorrt"))
 SMALL = {"NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3 AVX512F AVX512CD AVX512_SKX", "OPENBLAS_CORETYPE": "Nehalem"}
@@ -101,6 +102,24 @@ def run(command: list[str], out: Path, change: Mapping[str, Any]) -> dict[str, P
     return {path.name: path for path in sorted(out.iterdir()) if path.suffix in (".stats", ".onnx")}
 
 
+def builds(files: Mapping[str, Path], count: int, folder: Path) -> None:
+    """The engines of some files, built `count` times each, and what of their bytes differs."""
+    print(f"\n| {count} builds | different files | sizes | bytes that differ |\n|---|---|---|---|")
+    for text, name in (("openvino:cpu", "onnxruntime.balanced.onnx"), ("tensorrt-rtx:sm86", "tensorrt.balanced.onnx")):
+        target, contents = Target.parse(text), []
+        if not any(one.target == target and one.builds for one in backends.find(target).available()):
+            continue
+        for number in range(count):
+            out = folder / f"{target.slug}.{number}{backends.find(target).suffix}"
+            contents.append(engines.build(files[name], target, out).path.read_bytes())
+        sizes = {len(content) for content in contents}
+        shown = "—"
+        if len(sizes) == 1:
+            whole = np.stack([np.frombuffer(content, np.uint8) for content in contents])
+            shown = f"{int((whole != whole[0]).any(0).sum()):,}"
+        print(f"| {text} | {len(set(contents))} | {min(sizes):,} to {max(sizes):,} | {shown} |", flush=True)
+
+
 def likeness(path: Path, other: Path) -> str:
     """How a file differs from another."""
     if store.digest(path) == store.digest(other):
@@ -116,7 +135,7 @@ def likeness(path: Path, other: Path) -> str:
     weights = [name for name in one if one[name].dtype == np.int8 and one[name].ndim > 1]
     moved = sum(int((one[name] != two[name]).sum()) for name in weights)
     total = sum(one[name].size for name in weights)
-    floats = [_apart(one[name], two[name]) for name in one if one[name].dtype == np.float32]
+    floats = [_apart(one[name], two[name]) for name in one if one[name].dtype.kind == "f"]
     return f"{moved:,} of {total:,} weights, floats by {max(floats):.0e}"
 
 
@@ -142,6 +161,7 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("--calibration", type=int, default=32)
     parser.add_argument("--cpu", action="append", default=[], metavar="NAME=COMMAND")
+    parser.add_argument("--builds", type=int, default=5)
     parser.add_argument("--only", help="rows whose name holds this")
     for hidden, kind in (("--make", Path), ("--threads", int), ("--runtime", str)):
         parser.add_argument(hidden, type=kind, help=argparse.SUPPRESS)
@@ -164,6 +184,7 @@ def main() -> None:
             found = run([*python, script, model, str(change.get("images", images))], folder / str(number), change)
             cells = [likeness(first[file], found[file]) if file in found else "—" for file in first]
             print(f"| {name} | {' | '.join(cells)} |", flush=True)
+        builds(first, given.builds, folder)
 
 
 if __name__ == "__main__":
