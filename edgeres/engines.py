@@ -66,7 +66,9 @@ def _adapted(model: Path, batch: int | None, frame: Frame | None, backend: Backe
             value.type.tensor_type.shape.dim[0].dim_value = batch
         del loaded.graph.value_info[:]
     if frame:
-        frames.fold(loaded, onnx_io.description(loaded, model).preprocess, frame, unsigned=backend.unsigned)
+        info = onnx_io.description(loaded, model)
+        frames.fold(loaded, info.preprocess, frame, unsigned=backend.unsigned)
+        onnx_io.describe(loaded, replace(info, frame=frame))  # what `diagnose` reads of a file is left behind
     made = folder / model.name
     onnx_io.save(loaded, made)
     return made

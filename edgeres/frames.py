@@ -5,7 +5,6 @@ pixels themselves: they take its place, and nothing is left to compute but the b
 Elsewhere the pixels are normalised in float, as `edgeres.data` does it.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,6 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from edgeres.onnx_io import PREFIX
 from edgeres.qdq import Network
 from edgeres.types import Frame, Preprocess
 
@@ -34,8 +32,8 @@ class _Levels:
 
 
 def fold(model: onnx.ModelProto, preprocess: Preprocess, frame: Frame, *, unsigned: bool = True) -> None:
-    """Let a float or Q/DQ network take frames, in place, and say so in its metadata: `input` becomes uint8
-    (N, H, W, 3), resized and cropped as before, RGB or BGR.
+    """Let a float or Q/DQ network take frames, in place: `input` becomes uint8 (N, H, W, 3), resized and cropped as
+    before, RGB or BGR.
 
     What it computes of them stays the same: to the bit where the image was quantized in its levels and the runtime is
     one that computes with `unsigned` integers, too, to the rounding of floats elsewhere.
@@ -90,7 +88,6 @@ def fold(model: onnx.ModelProto, preprocess: Preprocess, frame: Frame, *, unsign
     del graph.value_info[:]
     image.type.tensor_type.elem_type = TensorProto.UINT8
     _replace(image.type.tensor_type.shape.dim, [batch, height, width, onnx.TensorShapeProto.Dimension(dim_value=3)])
-    model.metadata_props.add(key=f"{PREFIX}frame", value=json.dumps(frame))
 
 
 def _levels(network: Network, preprocess: Preprocess) -> _Levels | None:

@@ -119,7 +119,7 @@ def test_an_engine_answers_as_the_one_for_floats(
         engine.run(pixels(source, images))
 
 
-@pytest.mark.parametrize("scheme", ["fp16", "tensorrt"])
+@pytest.mark.parametrize("scheme", ["fp16", "tensorrt", "portable"])
 def test_a_runtime_without_uint8_gets_floats_in_the_levels_of_the_pixels(
     scheme: str, exported: Path, calibrated: Path, images: ImageSet, tmp_path: Path
 ) -> None:

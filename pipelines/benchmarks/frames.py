@@ -29,7 +29,7 @@ SECONDS = 2.0
 
 
 def prepared(frame: Frame, preprocess: Preprocess) -> NDArray[np.float32]:
-    """What people write."""
+    """What people write who take care that NumPy stays in float32."""
     mean, std = (np.array(part, np.float32) for part in (preprocess.mean, preprocess.std))
     image = frame.astype(np.float32) / np.float32(255)
     image = (image - mean) / std

@@ -8,6 +8,7 @@ scales, the graph and the class names. Prints Markdown.
 """
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 from edgeres import backends, engines, onnx_io, store
@@ -25,6 +26,17 @@ def weights(model: Path) -> int:
     network = Network(onnx_io.load(model))
     found = {id(weight): stored(weight) for layer in network.layers if (weight := network.weight(layer)) is not None}
     return sum(found.values())
+
+
+def parts(model: Path) -> str:
+    """What stands beside the weights in an ONNX file, in kB, the largest first."""
+    loaded = onnx_io.load(model)
+    ends = {".weight.q": "", ".bias.q": "biases", "scale": "scales", "zero_point": "zero points", "border": "border"}
+    found: Counter[str] = Counter(graph=sum(node.ByteSize() for node in loaded.graph.node))
+    found["metadata"] = sum(entry.ByteSize() for entry in loaded.metadata_props)
+    for tensor in loaded.graph.initializer:
+        found[next((part for end, part in ends.items() if tensor.name.endswith(end)), "others")] += tensor.ByteSize()
+    return ", ".join(f"{part} {size / 1e3:.0f}" for part, size in found.most_common() if part and size >= 500)
 
 
 def row(model: Path, statistics: Path, target: Target, precision: str, frame: Frame | None, folder: Path) -> str:
@@ -59,6 +71,9 @@ def main() -> None:
             print(row(options.model, options.statistics, target, precision, None, options.out), flush=True)
         if backends.find(target).unsigned:
             print(row(options.model, options.statistics, target, "int8", "u8-nhwc", options.out), flush=True)
+    print("\nBeside the weights, kB:\n")
+    for path in sorted(options.out.glob(f"{options.model.stem}.*.int8*.onnx")):
+        print(f"- {path.name}: {parts(path)}")
 
 
 if __name__ == "__main__":
