@@ -26,9 +26,10 @@ def nearest(
     `PAIR_LIMIT` (-1: none), None where nothing can saturate. `gram` must be positive definite.
     """
     order = np.argsort(np.diag(gram), kind="stable")
-    factor = gram[np.ix_(order, order)].astype(np.float64)
-    _cholesky(factor)
-    factor = factor.astype(np.float32).T
+    exact = gram[np.ix_(order, order)].astype(np.float64)
+    _cholesky(exact)
+    factor = exact.astype(np.float32).T
+    del exact
     factor /= np.diag(factor)[:, None].copy()
     target = weight[:, order] / scale[:, None]
     place = np.empty(len(order) + 1, np.int64)
