@@ -11,7 +11,7 @@ import pytest
 
 from edgeres import backends, engines, onnx_io
 from edgeres.backends import onnxruntime_emulated as emulated
-from edgeres.backends.onnxruntime_child import receive
+from edgeres.backends.onnxruntime_emulated_child import receive
 from edgeres.errors import BuildError, MissingRuntime, UsageError
 from edgeres.measure import Subject, measure
 from edgeres.types import Target

@@ -43,7 +43,7 @@ HEAVY = {
     "safetensors": {"models/checkpoint.py"},
     "onnxscript": set(),
     "onnxruntime": {"parity.py", "foreign/convert.py", "foreign/read.py", "foreign/simplify.py"}
-    | {"backends/onnxruntime.py", "backends/onnxruntime_child.py", *EXACT},
+    | {"backends/onnxruntime.py", "backends/onnxruntime_emulated_child.py", *EXACT},
     "openvino": {"backends/openvino.py"},
     "tensorrt": {"backends/tensorrt.py"},
     "tensorrt_rtx": {"backends/tensorrt.py"},

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres import machine
-from edgeres.backends import onnxruntime_child as child
+from edgeres.backends import onnxruntime_emulated_child as child
 from edgeres.backends.base import Availability, Engine
 from edgeres.errors import BuildError, MissingRuntime, UsageError
 from edgeres.types import Target

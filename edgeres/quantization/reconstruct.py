@@ -78,11 +78,15 @@ def _fit(node: NodeProto, source: Pair, constants: list[Array], paired: bool, st
         gram = after.T @ after
         del before, after
         level, diagonal = float(np.diag(gram).mean()) + 1e-30, np.diag_indices_from(gram)
-        stiff = gram.copy()
-        stiff[diagonal] += stiffness * level
-        wanted = flat[rows] + np.linalg.solve(stiff, lost.T).T
+        powers = gram[diagonal]
+        gram[diagonal] += stiffness * level
+        # numpy solves in float64, and would hold this matrix, of a quarter of a gigabyte, in both types.
+        stiff = gram.astype(np.float64)
+        del gram
+        wanted = flat[rows] + np.linalg.solve(stiff, lost.T).T.astype(np.float32)
+        gram = stiff.astype(np.float32)
         del stiff
-        gram[diagonal] += DAMPING * level
+        gram[diagonal] = powers + np.float32(DAMPING * level)
         scale[rows] = weights.scales(wanted.reshape(size, *weight.shape[1:]).astype(np.float32), paired)
         fitted[rows] = rounding.nearest(wanted, scale[rows], gram, beside)
         used = weights.dequantize(fitted[rows], scale[rows]).astype(np.float64)

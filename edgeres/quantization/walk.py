@@ -24,6 +24,8 @@ from edgeres.quantization.weights import Layer
 Array = NDArray[np.float32]
 TOGETHER = 4
 """Images a pass."""
+LONGEST = 16
+"""Operators that wait at most: each holds its weights."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Walk:
         """The next node, and what its weights become in INT8."""
         constants = {name: self.graph.weights[name] for name in node.input if name in self.graph.weights}
         self.waiting.append(_Step(node, constants, layer, self.opset))
+        if len(self.waiting) == LONGEST:
+            self._run()
 
     def pair(self, name: str) -> Pair:
         """A tensor of all images; InputError where an operator before it gives another number of rows."""

@@ -1,4 +1,4 @@
-"""The memory that `edgeres calibrate` and `edgeres quantize` take as the number of images grows.
+"""The memory that `edgeres calibrate` and `edgeres quantize --level balanced` take as the number of images grows.
 
     python pipelines/benchmarks/memory.py MODEL.onnx PHOTOS [--counts 64,512,2048] [--deep 64]
 
@@ -51,10 +51,10 @@ def links(photos: Path, count: int, folder: Path, shuffled: bool = False) -> Pat
 def line(model: Path, photos: Path, count: int, folder: Path) -> Line:
     """Both commands, each a process of its own."""
     statistics, quantized = folder / f"{model.stem}-{count}.stats", folder / f"{model.stem}-{count}.onnx"
-    edgeres = ["-m", "edgeres"]
+    edgeres, fitted = ["-m", "edgeres"], ["--scheme", "openvino", "--level", "balanced"]
     costs = [
         run([*edgeres, "calibrate", model, "--data", photos, "--out", statistics]),
-        run([*edgeres, "quantize", model, "--stats", statistics, "--scheme", "openvino", "--out", quantized]),
+        run([*edgeres, "quantize", model, "--data", photos, "--stats", statistics, *fitted, "--out", quantized]),
     ]
     for cost in costs:
         print(f"{model.stem}, {count}: {cost}", file=sys.stderr, flush=True)

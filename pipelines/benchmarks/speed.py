@@ -3,9 +3,9 @@
     python pipelines/benchmarks/speed.py MODEL.onnx PHOTOS [--photos 512] [--rounds 3] [--json FILE]
 
 Every line is the median of whole processes, from start to exit, that ran in turn: edgeres with each range method (and
-its other levels), `nncf.quantize` on the OpenVINO graph, onnxruntime's Percentile and Entropy, and the floors: the same
-FP32 graph on OpenVINO and on ONNX Runtime, the same images, nothing else. onnxruntime's histogram methods hold the
-activations of all images: they run on 64, and once on all in strides. Prints Markdown.
+its other levels), `nncf.quantize` on the OpenVINO graph, onnxruntime's Percentile and Entropy, the floors (the same
+FP32 graph on OpenVINO and on ONNX Runtime, the same images, nothing else), and decoding alone. onnxruntime's histogram
+methods hold the activations of all images: they run on 64, and once on all in strides. Prints Markdown.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 
 from cost import Cost
-from tools import FLOORS, LEVELS, METHODS, STRIDES, output, tool, versions
+from tools import FLOORS, LEVELS, METHODS, PARTS, STRIDES, output, tool, versions
 
 from edgeres import machine, onnx_io, store
 
@@ -29,7 +29,7 @@ FEW = 64
 
 def plan(photos: int, rounds: int) -> list[list[tuple[str, int]]]:
     """The tools, and how many photos each gets, of each round."""
-    every = [*FLOORS, *METHODS, *LEVELS, PEER]
+    every = [*PARTS, *FLOORS, *METHODS, *LEVELS, PEER]
     usual = [*((name, photos) for name in every), *((name, min(FEW, photos)) for name in HELD)]
     slow = [(name, photos) for name in STRIDES] if photos > FEW else []
     return [usual + (slow if turn == 0 else []) for turn in range(rounds)]

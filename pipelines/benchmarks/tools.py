@@ -2,9 +2,10 @@
 
     python pipelines/benchmarks/tools.py NAME MODEL.onnx IMAGES COUNT OUT
 
-runs one of `TOOLS`, or of `FLOORS`, which only decode and infer, on the first COUNT of IMAGES. All of them read images
-lazily, through `edgeres.data`. Peers need nncf and nvidia-modelopt[onnx]. The latter installs onnxruntime-gpu over the
-files of onnxruntime: install onnxruntime again after it, or all of them run on another version than pip lists.
+runs one of `TOOLS`, or of `FLOORS` and `PARTS`, which only decode and infer, on the first COUNT of IMAGES. All of them
+read images lazily, through `edgeres.data`. Peers need nncf and nvidia-modelopt[onnx]. The latter installs
+onnxruntime-gpu over the files of onnxruntime: install onnxruntime again after it, or all of them run on another version
+than pip lists.
 """
 
 import io
@@ -160,6 +161,11 @@ def floor_onnxruntime(model: Path, images: ImageSet, out: Path) -> None:
         session.run(None, {"input": image})
 
 
+def decode(model: Path, images: ImageSet, out: Path) -> None:
+    for _ in arrays(model, images):
+        pass
+
+
 TOOLS: dict[str, Tool] = {
     **{
         " ".join(["edgeres", name, *given.values()]): edgeres(name, **given)
@@ -192,6 +198,8 @@ FLOORS: dict[str, Tool] = {
     "floor: ONNX Runtime": floor_onnxruntime,
 }
 """Decode and infer FP32, nothing else."""
+PARTS: dict[str, Tool] = {"decode alone": decode}
+"""What the floors are made of."""
 
 
 def output(name: str, folder: Path) -> Path:
@@ -237,7 +245,8 @@ def _version(name: str) -> str:
 
 
 def main(name: str, model: str, images: str, count: str, out: str) -> None:
-    {**TOOLS, **METHODS, **LEVELS, **STRIDES, **FLOORS}[name](Path(model), first(Path(images), int(count)), Path(out))
+    every = {**TOOLS, **METHODS, **LEVELS, **STRIDES, **FLOORS, **PARTS}
+    every[name](Path(model), first(Path(images), int(count)), Path(out))
 
 
 if __name__ == "__main__":

@@ -111,3 +111,14 @@ def test_every_digest_of_the_report_is_listed():
 def test_moment():
     assert words.moment("2026-01-15T10:30:59.123Z") == "2026-01-15 10:30 UTC"
     assert words.moment("yesterday") == "yesterday"
+
+
+def test_an_emulated_engine_has_an_accuracy_and_no_latency():
+    note = "its latency is not measured: emulated."
+    emulated = cell("a:b@c", "int8", accuracy=accuracy(79, 100), message=note)
+    made = report([*pair(2.0, 1.0).cells, emulated])
+    assert (
+        words.headlines(made)[1]
+        == "a:b@c int8 has no latency and loses 1.00 points of top-1 against a:b fp32 (79.00 % on 100 images)."
+    )
+    assert f"a:b@c int8: {note}" in words.notes(made)

@@ -1,6 +1,6 @@
 """An ONNX file answers batches over pipes, by nothing but numpy and onnxruntime: Pythons without edgeres run this, too.
 
-    PYTHON onnxruntime_child.py '{"model": FILE, "threads": 2, "disabled": [], "optimized": null}'
+    PYTHON onnxruntime_emulated_child.py '{"model": FILE, "threads": 2, "disabled": [], "optimized": null}'
 
 It first says, as one line of JSON, what it is and takes, then answers each batch with all outputs until its input ends.
 """
