@@ -101,7 +101,8 @@ class OnnxRuntime(Backend):
         if not streams:
             streams = min(threads or machine.cores(), STREAMS) if target.device == "cpu" else 1
         each = max(1, (threads or machine.cores()) // streams) if streams > 1 else threads
-        return _Session(self._session(path, target, each, settings=settings), _runtime().__version__, each, streams)
+        session = self._session(path, target, each, settings=settings)
+        return _Session(session, path, _runtime().__version__, each, streams)
 
     def inspect(self, path: Path, target: Target) -> list[RuntimeLayer]:
         with TemporaryDirectory() as folder:
@@ -171,8 +172,8 @@ def _level(name: str) -> Any:
 
 
 class _Session(Engine):
-    def __init__(self, session: Any, version: str, threads: int | None, streams: int) -> None:
-        self.session, self.streams = session, streams
+    def __init__(self, session: Any, path: Path, version: str, threads: int | None, streams: int) -> None:
+        self.session, self.path, self.streams = session, path, streams
         given = session.get_inputs()[0]
         self.given, self.outputs = given.name, tuple(taken.name for taken in session.get_outputs())
         n, *rest = given.shape
@@ -204,7 +205,7 @@ class _Session(Engine):
         try:
             found: list[NDArray[np.float32]] = self.session.run(None, {self.given: images})
         except Exception as error:  # as where a session is made
-            raise BuildError(f"onnxruntime cannot run the engine: {str(error).splitlines()[0]}") from None
+            raise BuildError(f"onnxruntime cannot run {self.path}: {str(error).splitlines()[0]}") from None
         return found
 
 
