@@ -20,8 +20,8 @@ FILE = 1 << 31
 """Bytes of a model without its external data: more no protobuf has."""
 NODES = 100_000
 """Nodes of a model, those of nested graphs and of functions counted each time that they are used."""
-DEPTH = 8
-"""Graphs inside graphs."""
+DEPTH, CALLS = 8, 64
+"""Graphs inside graphs, and functions that are called by functions."""
 VALUES = 1 << 30
 """Values of one tensor of activations: ResNet-50's largest at a batch of a thousand."""
 TYPED = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
@@ -121,8 +121,8 @@ def _nodes(model: ModelProto, where: Path) -> int:
     known: dict[tuple[str, str], int] = {}
 
     def size(nodes: GraphProto | FunctionProto, depth: int, callers: tuple[tuple[str, str], ...]) -> int:
-        if depth > DEPTH:
-            raise InputError(f"{where} has graphs nested deeper than {DEPTH}; export it again.")
+        if depth > DEPTH or len(callers) > CALLS:
+            raise InputError(f"{where} has graphs nested deeper than {DEPTH}, or calls than {CALLS}; export it again.")
         count = len(nodes.node)
         for node in nodes.node:
             count += sum(size(inner, depth + 1, callers) for inner in _nested(node))

@@ -125,7 +125,7 @@ def test_a_file_name_that_is_no_name_needs_one_in_the_recipe(tmp_path: Path) -> 
 
 
 def test_a_target_that_is_none_is_a_usage_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="'openvino' is not written backend:device"):
+    with pytest.raises(InputError, match="'openvino' is not written backend:device"):
         recipe.read(written(tmp_path, SHORT.replace("openvino:cpu", "openvino")))
 
 

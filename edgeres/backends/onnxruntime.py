@@ -126,7 +126,7 @@ class OnnxRuntime(Backend):
             streams = min(threads or machine.cores(), STREAMS) if target.device == "cpu" else 1
         each = max(1, (threads or machine.cores()) // streams) if streams > 1 else threads
         session = self._session(path, target, each, settings=settings, content=content)
-        return _Session(session, _runtime().__version__, each, streams)
+        return _Session(session, path, _runtime().__version__, each, streams)
 
     def inspect(self, path: Path, target: Target, content: bytes | None = None) -> list[RuntimeLayer]:
         with locks.scratch() as folder:
@@ -149,7 +149,7 @@ class OnnxRuntime(Backend):
         with locks.scratch() as folder:
             optimized = folder / "optimized.onnx"
             session = self._session(path, target, threads, optimized, settings, content, folder / "profile")
-            engine = _Session(session, _runtime().__version__, threads, 1)
+            engine = _Session(session, path, _runtime().__version__, threads, 1)
             for _ in range(WARM_CALLS + PROFILED_CALLS):
                 engine.run(images)
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
@@ -235,8 +235,8 @@ def _harmful(path: Path, content: bytes | None = None) -> list[str]:
 
 
 class _Session(Engine):
-    def __init__(self, session: Any, version: str, threads: int | None, streams: int) -> None:
-        self.session, self.streams = session, streams
+    def __init__(self, session: Any, path: Path, version: str, threads: int | None, streams: int) -> None:
+        self.session, self.path, self.streams = session, path, streams
         given = session.get_inputs()[0]
         self.given, self.outputs = given.name, tuple(taken.name for taken in session.get_outputs())
         n, *rest = given.shape
@@ -269,7 +269,7 @@ class _Session(Engine):
         try:
             found: list[NDArray[np.float32]] = self.session.run(None, {self.given: images})
         except Exception as error:  # as where a session is made
-            raise BuildError(f"onnxruntime cannot run the engine: {str(error).splitlines()[0]}") from None
+            raise BuildError(f"onnxruntime cannot run {self.path}: {str(error).splitlines()[0]}") from None
         return found
 
 

@@ -139,7 +139,7 @@ def test_an_engine_that_cannot_run_is_an_error_of_the_engine(exported: Path, tmp
     model.graph.node.append(onnx.helper.make_node("Add", ["before", "seven"], [name]))
     (tmp_path / "odd.onnx").write_bytes(model.SerializeToString())
     loaded = engines.load(tmp_path / "odd.onnx", HERE)
-    with pytest.raises(BuildError, match="onnxruntime cannot run the engine"):
+    with pytest.raises(BuildError, match=r"onnxruntime cannot run .*odd\.onnx: "):
         loaded.run(np.zeros((2, 3, 32, 32), np.float32))
 
 

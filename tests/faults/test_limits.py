@@ -66,6 +66,7 @@ def grown(factor: float) -> ModelProto:
 
 
 DOUBLING = [*(function(f"f{at}", *[f"f{at + 1}"] * 2) for at in range(30)), function("f30")]
+CHAIN = [*(function(f"f{at}", f"f{at + 1}") for at in range(3000)), function("f3000")]
 CALL = [helper.make_node("f0", ["y"], ["z"], domain="mine")]
 REFUSED: dict[str, tuple[Callable[[], ModelProto], str]] = {
     "terabytes": (lambda: model(constants=weights(dims=[1 << 20, 1 << 20, 3, 3])), "w is not of the shape"),
@@ -80,6 +81,7 @@ REFUSED: dict[str, tuple[Callable[[], ModelProto], str]] = {
         lambda: model(functions=[function("f0", "f1"), function("f1", "f0")], nodes=CALL),
         "f0 calls itself",
     ),
+    "a long chain": (lambda: model(functions=CHAIN, nodes=CALL), "nested deeper than 8, or calls than 64"),
     "functions that double": (lambda: model(functions=DOUBLING, nodes=CALL), "nodes, 100000 are the most"),
     "a circle": (lambda: model(nodes=[helper.make_node("Add", ["y", "z"], ["z"])]), "the ONNX checker refuses"),
     "a tensor made twice": (lambda: model(nodes=[helper.make_node("Relu", ["y"], ["y"])]), "the ONNX checker refuses"),
