@@ -69,6 +69,8 @@ def probe(devices: Sequence[Device]) -> dict[str, Found | EdgeresError]:
             return await _probe(device)
         except EdgeresError as error:
             return error
+        except (OSError, asyncssh.Error, asyncio.TimeoutError) as error:
+            return EdgeresError(f"{device.name}: the connection broke ({error}); try again.")
 
     async def main() -> list[Found | EdgeresError]:
         return await asyncio.gather(*map(ask, devices))
@@ -99,8 +101,10 @@ def agents(
             except (UsageError, MissingRuntime, InputError) as error:
                 refused[device.name] = error
                 return
-            except (EdgeresError, OSError, asyncssh.Error) as error:
+            except EdgeresError as error:
                 progress.say(f"{error} Trying again in {wait:.0f} s.")
+            except (OSError, asyncssh.Error) as error:
+                progress.say(f"{device.name}: the connection broke ({error}). Trying again in {wait:.0f} s.")
             finally:
                 tried[device.name].set()
             await asyncio.sleep(wait)
@@ -152,6 +156,8 @@ async def _agent(device: Device, scheduler: str, folder: Path | None, started: t
             started.set()
             last = (await said).strip().splitlines()[-1:]
             raise EdgeresError(f"{device.name}: the agent there ended ({''.join(last) or 'the connection broke'}).")
+        except asyncssh.ChannelListenError:
+            raise UsageError(f"{device.name}: its sshd forwards no ports; `AllowTcpForwarding yes` lets it.") from None
         except asyncio.TimeoutError:
             raise EdgeresError(f"{device.name}: no agent started in {START:.0f} s.") from None
         finally:
