@@ -84,7 +84,9 @@ class Fleet:
                     future = client.submit(task, *arguments, key=key, pure=False, retries=2, **there)
                 client.sync(self.distributed.client._wait, [future], timeout=LOOK)
                 if future.status == "error":  # Dask's own: it gave the task up
-                    raise EdgeresError(f"{device} was lost again and again at work ({type(future.exception()).__name__}).")
+                    raise EdgeresError(
+                        f"{device} was lost again and again at work ({type(future.exception()).__name__})."
+                    )
                 return tasks.value(future.result())
             time.sleep(0.1)
             seen = time.monotonic() if device in self.names() else seen

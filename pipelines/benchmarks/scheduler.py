@@ -17,7 +17,7 @@ from typing import Any
 
 from edgeres.fleet import agent, tasks
 
-ADDRESS = "tcp://127.0.0.1:8798"
+ADDRESS = "tcp://127.0.0.1:8796"
 REQUEST = {"request": "x" * 2000}
 """About as long as the request of a job: digests, settings and names of a target's cells."""
 
@@ -63,7 +63,7 @@ def main() -> None:
 
 def measure(count: int, each: int, waiting: int) -> None:
     start = [sys.executable, __file__, "--devices", str(count), "--role"]
-    running = [subprocess.Popen([*start, "scheduler"])]
+    running = [subprocess.Popen([*start, "scheduler"], stdout=subprocess.DEVNULL)]
     try:
         client = agent.dask().Client(ADDRESS, timeout=60, set_as_default=False)
 

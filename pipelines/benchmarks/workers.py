@@ -77,7 +77,7 @@ class agents:  # noqa: N801  (a context)
 
     def __init__(self, count: int, cores: list[int], folder: Path) -> None:
         edgeres = [sys.executable, "-m", "edgeres"]
-        self.running = [subprocess.Popen([*edgeres, "scheduler", ADDRESS])]
+        self.running = [subprocess.Popen([*edgeres, "scheduler", ADDRESS], stdout=subprocess.DEVNULL)]
         for number in range(count):
             command = [*edgeres, "agent", ADDRESS, "--name", f"a{number}", "--folder", str(folder / str(number))]
             made = subprocess.Popen(command, stderr=subprocess.DEVNULL)

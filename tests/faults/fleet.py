@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-DEVICES, JOBS, SECONDS, SIZE = ("d1", "d2"), 8, 0.15, 6_000_000
+DEVICES, JOBS, SECONDS, SIZE = ("d1", "d2"), 8, 0.6, 6_000_000
 NETWORK = "10.217.0"
 ROLES = str(Path(__file__).with_name("fleet_roles.py"))
 BAD = ("lost", "twice", "files damaged", "parts left", "client failed")

@@ -25,7 +25,7 @@ Start = Callable[[str], None]
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     """Starts an agent; there is a scheduler, and an agent `d1`."""
     folder, edgeres = tmp_path_factory.mktemp("agents"), [sys.executable, "-m", "edgeres"]
-    running = [subprocess.Popen([*edgeres, "scheduler", ADDRESS])]
+    running = [subprocess.Popen([*edgeres, "scheduler", ADDRESS], stdout=subprocess.DEVNULL)]
 
     def agent(name: str) -> None:
         command = [*edgeres, "agent", ADDRESS, "--name", name, "--folder", str(folder / name)]
