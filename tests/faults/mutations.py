@@ -6,6 +6,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -97,15 +98,11 @@ def tree(random: Random, content: bytes) -> bytes:
         if kind == 0:
             del holder[key]
         elif kind == 1 and isinstance(holder, dict):
-            holder[random.choice(TEXTS)] = holder[key]
+            holder[random.choice(TEXTS)] = deepcopy(holder[key])
         elif kind == 2 and isinstance(holder[key], int | float) and not isinstance(holder[key], bool):
             holder[key] = random.choice((*NUMBERS, -holder[key], holder[key] * 1e9, 0.5))
         elif kind == 3:
-            holder[key] = random.choice(places)[0]
-            try:
-                json.dumps(made)
-            except ValueError:  # it holds itself now
-                holder[key] = None
+            holder[key] = deepcopy(random.choice(places)[0])
         else:
             holder[key] = random.choice(VALUES)
     return json.dumps(made).encode()

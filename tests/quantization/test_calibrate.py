@@ -226,7 +226,9 @@ def test_a_network_that_gives_nan_is_refused_with_the_tensor_and_the_images(
 
 def test_a_quantized_file_is_refused(exported: Path, images: ImageSet, tmp_path: Path) -> None:
     model = onnx_io.load(exported)
-    model.graph.node[0].op_type = "QLinearConv"
+    scale = onnx.numpy_helper.from_array(np.array(1, np.float32), "one")
+    model.graph.initializer.append(scale)
+    model.graph.node.insert(0, onnx.helper.make_node("QuantizeLinear", [model.graph.input[0].name, "one"], ["q"]))
     onnx.save(model, tmp_path / "int8.onnx")
     with pytest.raises(InputError, match="quantized already"):
         calibrate(tmp_path / "int8.onnx", images, tmp_path / "x.stats")
