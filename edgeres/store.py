@@ -71,6 +71,8 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
     Readers see the old file or the whole new one, also after a crash of the process or of the machine; on an exception
     the old file stays. UsageError where nothing can be written there, EdgeresError where the disk is full.
     """
+    if os.path.isdir(path):  # which a path that cannot be looked at is not
+        raise UsageError(f"{path} is a folder; name a file in it.")
     with ExitStack() as stack:
         temporary = _entered(stack, path, locks.temporary(path))
         try:
@@ -96,8 +98,6 @@ def filling(folder: Path, say: Callable[[str], object]) -> Iterator[None]:
 def _entered(stack: ExitStack, path: Path, context: AbstractContextManager[T]) -> T:
     """Enter what makes a file for, and beside, `path`."""
     try:
-        if path.is_dir():
-            raise UsageError(f"{path} is a folder; name a file in it.")
         path.parent.mkdir(parents=True, exist_ok=True)
         return stack.enter_context(context)
     except OSError as error:

@@ -197,18 +197,10 @@ def mixed() -> onnx.ModelProto:
     return model
 
 
-def unknown() -> onnx.ModelProto:
-    model = network()
-    model.graph.node[1].op_type = "Celu2"
-    return model
-
-
-@pytest.mark.parametrize(("model", "where"), [(unknown(), "Celu2 stem"), (mixed(), "Conv second")])
-def test_another_refusal_quotes_tensorrt(rtx: Any, tmp_path: Path, model: onnx.ModelProto, where: str) -> None:
-    reason = "of type Half" if where == "Conv second" else "Plugin not found"
-    expected = rf"^target tensorrt-rtx:sm86: {where} is refused: (?!Invalid).+{reason}.+; export .+\.$"
+def test_another_refusal_quotes_tensorrt(rtx: Any, tmp_path: Path) -> None:
+    expected = r"^target tensorrt-rtx:sm86: Conv second is refused: (?!Invalid).+of type Half.+; export .+\.$"
     with pytest.raises(BuildError, match=expected) as caught:
-        built(model, "sm86", tmp_path)
+        built(mixed(), "sm86", tmp_path)
     assert "\n" not in str(caught.value)
     assert "CUDA driver" not in str(caught.value)
 
@@ -360,6 +352,7 @@ class Runtime:
     """A TensorRT whose engines are ONNX files."""
 
     float32 = "float32"
+    nptype = staticmethod(np.dtype)
     __version__ = "0"
     ILogger = type("ILogger", (), {"ERROR": 1, "INTERNAL_ERROR": 0})
     TensorIOMode = SimpleNamespace(INPUT="in", OUTPUT="out")

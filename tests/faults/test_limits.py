@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
-from edgeres import limits, onnx_io
+from edgeres import onnx_limits, onnx_io
 from edgeres.errors import InputError, UsageError
 from edgeres.foreign import read
 
@@ -151,4 +151,4 @@ def test_constants_are_found_wherever_they_stand() -> None:
     made = holding(inner)
     made.functions.append(function("f"))
     made.functions[0].node.append(helper.make_node("Constant", [], ["c"], value=tensor))
-    assert [one.name for one in limits.tensors(made)] == ["w", "inner", "inner", "inner"]
+    assert [one.name for one in onnx_limits.tensors(made)] == ["w", "inner", "inner", "inner"]
