@@ -199,7 +199,8 @@ def mixed() -> onnx.ModelProto:
 
 def unknown() -> onnx.ModelProto:
     model = network()
-    model.graph.node[1].op_type = "Celu2"
+    model.graph.node[1].op_type, model.graph.node[1].domain = "Celu2", "mine"
+    model.opset_import.append(helper.make_opsetid("mine", 1))
     return model
 
 
