@@ -62,7 +62,7 @@ def load(path: Path, content: bytes | None = None) -> onnx.ModelProto:
     """Read a whole ONNX file, or its `content`; UsageError where it is absent, InputError where it is no ONNX model, or
     not within `edgeres.onnx_limits`."""
     try:
-        model = onnx.load_model_from_string(store.read(path, onnx_limits.FILE) if content is None else content)
+        model = onnx.load_model_from_string(read(path) if content is None else content)
     except DecodeError:
         raise InputError(f"{path} is not an ONNX model; export it again.") from None
     if len(model.graph.input) != 1 or not model.graph.output:
@@ -73,6 +73,13 @@ def load(path: Path, content: bytes | None = None) -> onnx.ModelProto:
     if len(sides) != 3 or batch == 0 or not all(sides):
         raise InputError(f"{path} does not take images (N, 3, H, W) of one size; export it again.")
     return model
+
+
+def read(path: Path) -> bytes:
+    """The bytes of an ONNX file without its external data; UsageError where it is absent, InputError as `refuse`."""
+    if path.is_file():
+        refuse(path.stat().st_size, path)
+    return store.read(path, onnx_limits.FILE)
 
 
 def refuse(size: int, path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeres import backends, engines, onnx_io
+from edgeres import backends, engines, onnx_io, onnx_limits
 from edgeres.backends import onnxruntime_emulated as emulated
 from edgeres.backends.onnxruntime_emulated_child import receive
 from edgeres.errors import BuildError, MissingRuntime, UsageError

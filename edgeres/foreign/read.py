@@ -37,7 +37,7 @@ def read(path: Path) -> Source:
 def _onnx(path: Path) -> Source:
     digests = {"onnx": store.digest(path)}
     try:
-        light = onnx.load_model_from_string(store.read(path, onnx_limits.FILE))
+        light = onnx.load_model_from_string(onnx_io.read(path))
         if light.graph.node:
             onnx_limits.check(light, path)
         beside = {location: path.parent / location for location in onnx_limits.external(light)}

@@ -197,10 +197,19 @@ def mixed() -> onnx.ModelProto:
     return model
 
 
-def test_another_refusal_quotes_tensorrt(rtx: Any, tmp_path: Path) -> None:
-    expected = r"^target tensorrt-rtx:sm86: Conv second is refused: (?!Invalid).+of type Half.+; export .+\.$"
+def unknown() -> onnx.ModelProto:
+    model = network()
+    model.graph.node[1].op_type, model.graph.node[1].domain = "Celu2", "mine"
+    model.opset_import.append(helper.make_opsetid("mine", 1))
+    return model
+
+
+@pytest.mark.parametrize(("model", "where"), [(unknown(), "Celu2 stem"), (mixed(), "Conv second")])
+def test_another_refusal_quotes_tensorrt(rtx: Any, tmp_path: Path, model: onnx.ModelProto, where: str) -> None:
+    reason = "of type Half" if where == "Conv second" else "Plugin not found"
+    expected = rf"^target tensorrt-rtx:sm86: {where} is refused: (?!Invalid).+{reason}.+; export .+\.$"
     with pytest.raises(BuildError, match=expected) as caught:
-        built(mixed(), "sm86", tmp_path)
+        built(model, "sm86", tmp_path)
     assert "\n" not in str(caught.value)
     assert "CUDA driver" not in str(caught.value)
 
@@ -449,12 +458,6 @@ def test_run_copies_in_computes_and_copies_out(cuda: Cuda, tmp_path: Path) -> No
         np.testing.assert_array_equal(engine.run(images), reference(model, images))
     with pytest.raises(InputError, match="up to 4"):
         engine.run(np.zeros((5, 3, 16, 16), np.float32))
-
-
-def test_code_in_an_engine_is_never_allowed_to_run(cuda: Cuda, tmp_path: Path) -> None:
-    """A plan may carry libraries of its own, which TensorRT loads where this attribute was set."""
-    assert vars(loaded(network(), tmp_path).runtime).keys() == {"deserialize_cuda_engine"}
-    assert "host_code" not in Path(tensorrt.__file__).read_text(encoding="utf-8")
 
 
 def test_every_output_comes_back(cuda: Cuda, tmp_path: Path) -> None:

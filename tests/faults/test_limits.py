@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
-from edgeres import onnx_limits, onnx_io
+from edgeres import onnx_io, onnx_limits
 from edgeres.errors import InputError, UsageError
 from edgeres.foreign import read
 
