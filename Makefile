@@ -19,7 +19,7 @@ demo: $(VENV)/.demo
 test: check-style pytest
 
 pytest: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
 
 test-min:
 	$(MAKE) pytest VENV=$(VENV)-min CONSTRAINTS=constraints-min.txt
