@@ -199,7 +199,8 @@ def kills(bench: Bench, count: int) -> int:
                 break
             early += 1  # it was done before
             shutil.rmtree(folder, ignore_errors=True)
-        lines = folder.with_suffix(".log").read_text().splitlines()
+        log = folder.with_suffix(".log")
+        lines = log.read_text().splitlines() if log.exists() else []
         hit[lines[-1].split(":")[0] if lines else "the beginning"] += 1
         if wrong := bench.losses(folder):
             lost += 1
