@@ -17,8 +17,6 @@ from edgeres.errors import InputError
 from edgeres.types import Frame, Images, Preprocess, Task
 
 PREFIX = "edgeres."
-LIMIT = 2**31 - 1
-"""Bytes of the largest message that protobuf reads and writes, and so of an ONNX file."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def read(path: Path) -> bytes:
 
 def refuse(size: int, path: Path) -> None:
     """InputError where a network of so many bytes, from or for a file, is more than ONNX can hold in one."""
-    if size > LIMIT:
+    if size > onnx_limits.FILE:
         raise InputError(f"{path}: the network has {size / 1e9:.1f} GB, an ONNX file holds 2 GB; take a smaller one.")
 
 

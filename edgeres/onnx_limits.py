@@ -16,7 +16,7 @@ from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, 
 from edgeres.errors import InputError, UsageError
 from edgeres.store import opened
 
-FILE = 1 << 31
+FILE = 2**31 - 1
 """Bytes of a model without its external data: more no protobuf has."""
 NODES = 100_000
 """Nodes of a model, those of nested graphs and of functions counted each time that they are used."""

@@ -10,9 +10,9 @@ import socket
 import sys
 import threading
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
+from edgeres import locks
 from edgeres.fleet import agent
 
 
@@ -24,15 +24,15 @@ def main() -> None:
         sys.stdout.write(f"{free.getsockname()[1]}\n")
     sys.stdout.flush()
     told = json.loads(sys.stdin.readline())
-    with TemporaryDirectory() as folder:
+    with locks.scratch() as folder:
         threading.Thread(target=_end_with_input, args=(folder,), daemon=True).start()
         files: dict[str, str] = told["certificates"]
         for name, content in files.items():
-            (Path(folder) / Path(name).name).write_text(content, encoding="ascii")
-        asyncio.run(_serve(told, Path(folder) if files else None))
+            (folder / Path(name).name).write_text(content, encoding="ascii")
+        asyncio.run(_serve(told, folder if files else None))
 
 
-def _end_with_input(folder: str) -> None:
+def _end_with_input(folder: Path) -> None:
     sys.stdin.read()
     shutil.rmtree(folder, ignore_errors=True)
     os.killpg(0, signal.SIGKILL)

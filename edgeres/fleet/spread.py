@@ -13,12 +13,11 @@ from functools import reduce
 from operator import add
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
 
-from edgeres import evaluate, machine, onnx_io, store
+from edgeres import evaluate, locks, machine, onnx_io, store
 from edgeres.data import ImageSet
 from edgeres.errors import EdgeresError
 from edgeres.evaluate import Predictions
@@ -140,7 +139,7 @@ _Read = TypeVar("_Read")
 
 def _read(content: bytes, reader: Callable[[Path], _Read]) -> _Read:
     """What is read from a file of these bytes."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "part"
+    with locks.scratch() as folder:
+        path = folder / "part"
         path.write_bytes(content)
         return reader(path)

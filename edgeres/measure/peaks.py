@@ -10,7 +10,6 @@ that fit a cache are moved faster than others, so that there is a bandwidth for 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from edgeres import machine, measure
+from edgeres import locks, machine, measure
 from edgeres.measure.child import Subject
 from edgeres.types import Settings, Target
 
@@ -58,8 +57,8 @@ def limits(
 ) -> Limits:
     """Measure a target, a process for each of `processes`; raises as `measure.profile`."""
     peaks: dict[str, Peak] = {}
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "network.onnx"
+    with locks.scratch() as folder:
+        path = folder / "network.onnx"
         subject = Subject(path, target, 1, threads)
         for int8, settings in _arithmetics(target):
             macs = convolutions(path, int8)
