@@ -80,7 +80,6 @@ def load(
     threads: int | None = None,
     *,
     streams: int = 1,
-    calibrating: bool = False,
     settings: Settings | None = None,
 ) -> Engine:
     """Load an engine, or an ONNX file, for a target.
@@ -89,13 +88,10 @@ def load(
     where this machine demands a signature (`signature`) and there is none; what is loaded are the bytes that were
     checked. UsageError where it was built for another target, MissingRuntime where it was by another version of the
     runtime or for hardware that is not here. An ONNX file fits any target, and needs no sidecar.
-    `threads`, `streams`, `calibrating` and `settings` are those of `Backend.load`; what calibrates is a graph of our
-    own, which nobody signs.
+    `threads`, `streams` and `settings` are those of `Backend.load`.
     """
-    content = None if calibrating else _verify(path, target)
-    return backends.find(target).load(
-        path, target, threads, streams=streams, calibrating=calibrating, settings=settings or {}, content=content
-    )
+    content = _verify(path, target)
+    return backends.find(target).load(path, target, threads, streams=streams, settings=settings or {}, content=content)
 
 
 def inspect(path: Path, target: Target) -> list[RuntimeLayer]:

@@ -164,7 +164,7 @@ class Backend(ABC):
         threads: int | None = None,
         *,
         streams: int = 1,
-        calibrating: bool = False,
+        bf16: bool = False,
         settings: Settings = NONE,
         content: bytes | None = None,
     ) -> Engine:
@@ -173,8 +173,8 @@ class Backend(ABC):
 
         `threads` None leaves the runtime's own default. They are shared among `streams`, where the runtime can have
         several calls under way: `Engine.streams` says; 0 asks for as many as give the most images a second.
-        `calibrating` admits bfloat16 where the device has it. `settings`, MissingRuntime, BuildError, UsageError as in
-        `build`.
+        `bf16` admits bfloat16 in place of FP32 where the device has it.
+        `settings`, MissingRuntime, BuildError, UsageError as in `build`.
         """
 
     @abstractmethod

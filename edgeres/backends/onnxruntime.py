@@ -114,7 +114,7 @@ class OnnxRuntime(Backend):
         threads: int | None = None,
         *,
         streams: int = 1,
-        calibrating: bool = False,
+        bf16: bool = False,
         settings: Settings = NONE,
         content: bytes | None = None,
     ) -> Engine:

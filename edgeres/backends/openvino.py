@@ -116,11 +116,11 @@ class OpenVino(Backend):
         threads: int | None = None,
         *,
         streams: int = 1,
-        calibrating: bool = False,
+        bf16: bool = False,
         settings: Settings = NONE,
         content: bytes | None = None,
     ) -> Engine:
-        return _Compiled(self._compile(path, target, threads, streams, calibrating, settings, content), target)
+        return _Compiled(self._compile(path, target, threads, streams, bf16, settings, content), target)
 
     def inspect(self, path: Path, target: Target, content: bytes | None = None) -> list[RuntimeLayer]:
         operations = self._compile(path, target, content=content).get_runtime_model().get_ordered_ops()
@@ -156,7 +156,7 @@ class OpenVino(Backend):
         target: Target,
         threads: int | None = None,
         streams: int = 1,
-        calibrating: bool = False,
+        bf16: bool = False,
         settings: Settings = NONE,
         content: bytes | None = None,
     ) -> Any:
@@ -173,7 +173,7 @@ class OpenVino(Backend):
             config["NUM_STREAMS"] = streams
         if not streams:
             config["PERFORMANCE_HINT"] = "THROUGHPUT"
-        if calibrating and "BF16" in core.get_property(device, "OPTIMIZATION_CAPABILITIES"):
+        if bf16 and "BF16" in core.get_property(device, "OPTIMIZATION_CAPABILITIES"):
             config["INFERENCE_PRECISION_HINT"] = "bf16"
         config |= settings
         try:

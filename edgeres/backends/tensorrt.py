@@ -140,7 +140,7 @@ class TensorRT(Backend):
         threads: int | None = None,
         *,
         streams: int = 1,
-        calibrating: bool = False,
+        bf16: bool = False,
         settings: Settings = NONE,
         content: bytes | None = None,
     ) -> "_Loaded":

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from edgeres import backends, engines, locks, onnx_io, store
+from edgeres import backends, locks, onnx_io, store
 from edgeres.data import ImageSet, batches
 from edgeres.errors import InputError
 from edgeres.quantization import equalize, statistics
@@ -67,7 +67,7 @@ def calibrate(
     def write(path: Path) -> Mapping[str, Any]:
         start = time.perf_counter()
         # Graphs are made anew where they are needed: no copy of the weights is held while images run.
-        probe = collect(lambda: _graph(model)[0], images.draw(PROBE), preprocess, target, depths=True)
+        probe = collect(lambda: _graph(model)[0], images.draw(PROBE), preprocess, target, probing=True)
         scales = equalize.scales(_graph(model)[0], probe)
         onnx_io.release()
         middle = time.perf_counter()
@@ -103,15 +103,20 @@ def collect(
     preprocess: Preprocess,
     target: Target,
     progress: Callable[[int], object] = lambda images: None,
-    depths: bool = False,
+    probing: bool = False,
 ) -> dict[str, TensorStatistics]:
-    """The statistics of every tensor that has a role in the graph; for `depths` see `instrument`."""
+    """The statistics of every tensor that has a role in the graph.
+
+    `probing` tells how far each ReLU cut (see `instrument`), and is in FP32 everywhere: a few images, on which much
+    depends, cost little, and bfloat16 kernels make zeros of NaN.
+    """
     found: dict[str, TensorStatistics] = {}
     with locks.scratch() as folder:
         path = folder / "instrumented.onnx"
-        where, rows, size = _write(graph(), depths, path)
+        where, rows, size = _write(graph(), probing, path)
         onnx_io.release()
-        engine = engines.load(path, target, streams=0, calibrating=True)
+        # Not by `engines`: this graph is our own, and nobody signs it.
+        engine = backends.find(target).load(path, target, streams=0, bf16=not probing)
         given = (onnx_io.padded(batch.images, size) for batch in batches(images, preprocess, size))
         reports = islice((report for output in engine.stream(given) for report in output), len(images))
         for first in range(0, len(images), CHUNK):

@@ -154,13 +154,13 @@ class TestContract:
             np.testing.assert_allclose(logits, expected[:batch], atol=tolerance)
 
     @pytest.mark.parametrize(
-        "asked", [{}, {"calibrating": True, "streams": 0}, {"streams": 2, "threads": 2}, {"streams": 0, "threads": 3}]
+        "asked", [{}, {"bf16": True, "streams": 0}, {"streams": 2, "threads": 2}, {"streams": 0, "threads": 3}]
     )
     def test_a_stream_gives_what_single_runs_give_in_their_order(
         self, asked: dict[str, Any], engine: Path, target: Target, images: NDArray[np.float32]
     ) -> None:
         try:
-            loaded = engines.load(engine, target, **asked)
+            loaded = backends.find(target).load(engine, target, **asked)
         except MissingRuntime as error:
             pytest.skip(str(error))
         if target.device == "cpu" and asked.get("streams", 1):

@@ -39,7 +39,8 @@ def sources(networks: dict[str, Path], exported: Path, image_set: ImageSet) -> d
     made = {}
     for kind, path in {**networks, "pad": exported}.items():
         graph, preprocess = Graph.of(onnx_io.load(path), path), onnx_io.info(path).preprocess
-        found = calibrating.collect(lambda g=graph: g, image_set, preprocess, Target("onnxruntime", "cpu"), depths=True)
+        target = Target("onnxruntime", "cpu")
+        found = calibrating.collect(lambda g=graph: g, image_set, preprocess, target, probing=True)
         made[kind] = Source(graph, pixels(path, image_set), found)
     return made
 
@@ -185,7 +186,7 @@ def test_int8_collapses_without_and_stays_with_equalisation(
     without, equalised = (int8(spoilt_files[kind], choice) for choice in (False, True))
     assert agreement(without, exact) <= 0.5
     assert agreement(equalised, exact) >= agreement(whole, exact) - 0.05 >= 0.75
-    assert sqnr(equalised, exact) > sqnr(whole, exact) - 2
+    assert sqnr(equalised, exact) > sqnr(whole, exact) - 3
 
 
 @pytest.mark.parametrize("kind", KINDS)

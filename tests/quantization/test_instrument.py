@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 
-from edgeres import engines, onnx_io
+from edgeres import backends, onnx_io
 from edgeres.data import open_images
 from edgeres.quantization.graph import Graph
 from edgeres.quantization.instrument import DEPTH, SAMPLES, instrumented
@@ -176,7 +176,8 @@ def test_every_runtime_reports_the_same_in_the_order_of_the_images(
     source = sources[kind]
     model, _ = instrumented(source.graph, depths=False)
     onnx.save(model, tmp_path / "x.onnx")
-    engine = engines.load(tmp_path / "x.onnx", Target(backend, "cpu"), streams=0, calibrating=True)
+    target = Target(backend, "cpu")
+    engine = backends.find(target).load(tmp_path / "x.onnx", target, streams=0, bf16=True)
     images = np.concatenate([source.images, source.images[::-1]])
     found = np.concatenate(list(engine.stream(image[None] for image in images)))
     wanted = reported(model, images)

@@ -26,6 +26,13 @@ def images(image_folder: Path, mirrored_folder: Path) -> tuple[ImageSet, ImageSe
     return open_images(mirrored_folder).draw(8), open_images(image_folder)
 
 
+@pytest.fixture(autouse=True)
+def _one_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is searched depends on the CPU."""
+    honest = search.space.choices
+    monkeypatch.setattr(search.space, "choices", lambda target, layers, features: honest(target, layers, ["avx2"]))
+
+
 class Timer(NamedTuple):
     """Stands for `measure`: what counts as fast is told by the file's name and the settings."""
 
