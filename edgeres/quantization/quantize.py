@@ -12,7 +12,7 @@ from onnx import NodeProto
 from edgeres import onnx_io, store
 from edgeres.data import ImageSet, batches
 from edgeres.errors import InputError, UsageError
-from edgeres.quantization import blas, grids, place, ranges, reconstruct, schemes, simulate, statistics, weights
+from edgeres.quantization import dense, grids, place, ranges, reconstruct, schemes, simulate, statistics, weights
 from edgeres.quantization.graph import Graph, Role
 from edgeres.quantization.half import to_half
 from edgeres.quantization.place import Quantizer
@@ -197,7 +197,7 @@ class _Quantization:
             return {node.name: alone(self.graph, node, self.found, self.scheme) for node in mine}
         names = {node.name for node in mine}
         images = self._decoded(self._fitting, count)
-        with blas.one_thread():
+        with dense.one_thread():
             fits = [
                 reconstruct.layers(self.graph, images, quantizers, names, self.scheme.paired, stiffness, progress)
                 for stiffness in (BEST if level == "best" else [reconstruct.STIFFNESS])

@@ -12,7 +12,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
-from edgeres.quantization import rounding, weights
+from edgeres.quantization import dense, rounding, weights
 from edgeres.quantization.graph import Graph
 from edgeres.quantization.place import Quantizer
 from edgeres.quantization.walk import TOGETHER, Pair, Walk
@@ -74,20 +74,16 @@ def _fit(node: NodeProto, source: Pair, constants: list[Array], paired: bool, st
         after -= mean_after.astype(np.float32)
         before -= after
         # What the inputs lost, seen from what is left of them.
-        lost = (flat[rows] @ before.T) @ after
-        gram = after.T @ after
+        lost = dense.product(dense.product(flat[rows], before.T), after)
+        gram = dense.gram(after)
         del before, after
         level, diagonal = float(np.diag(gram).mean()) + 1e-30, np.diag_indices_from(gram)
-        powers = gram[diagonal]
-        gram[diagonal] += stiffness * level
-        # numpy solves in float64, and would hold this matrix, of a quarter of a gigabyte, in both types.
-        stiff = gram.astype(np.float64)
-        del gram
-        wanted = flat[rows] + np.linalg.solve(stiff, lost.T).T.astype(np.float32)
-        gram = stiff.astype(np.float32)
+        stiff = gram.copy()
+        stiff[diagonal] += np.float32(stiffness * level)
+        wanted = flat[rows] + dense.solve(stiff, lost.T).T
         del stiff
-        gram[diagonal] = powers + np.float32(DAMPING * level)
-        scale[rows] = weights.scales(wanted.reshape(size, *weight.shape[1:]).astype(np.float32), paired)
+        gram[diagonal] += np.float32(DAMPING * level)
+        scale[rows] = weights.scales(wanted.reshape(size, *weight.shape[1:]), paired)
         fitted[rows] = rounding.nearest(wanted, scale[rows], gram, beside)
         used = weights.dequantize(fitted[rows], scale[rows]).astype(np.float64)
         bias = bias.copy()

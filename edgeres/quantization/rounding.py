@@ -7,6 +7,7 @@ Source: Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generativ
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeres.quantization import dense
 from edgeres.quantization.weights import LIMIT, PAIR_LIMIT, pair_step
 
 BLOCK = 128
@@ -27,7 +28,7 @@ def nearest(
     """
     order = np.argsort(np.diag(gram), kind="stable")
     exact = gram[np.ix_(order, order)].astype(np.float64)
-    _cholesky(exact)
+    dense.cholesky(exact)
     factor = exact.astype(np.float32).T
     del exact
     factor /= np.diag(factor)[:, None].copy()
@@ -54,21 +55,6 @@ def nearest(
     restored = np.empty(weight.shape, np.int8)
     restored[:, order] = made[:, :-1].astype(np.int8)
     return restored
-
-
-def _cholesky(matrix: NDArray[np.float64]) -> None:
-    """The lower triangle of a symmetric matrix (K, K) becomes its Cholesky factor, in place; the upper is left over.
-
-    By blocks: numpy's own takes three times the matrix beside it, half a gigabyte at the end of a ResNet-50.
-    """
-    for start in range(0, len(matrix), 4 * BLOCK):
-        stop = min(start + 4 * BLOCK, len(matrix))
-        corner, below = matrix[start:stop, start:stop], matrix[stop:, start:stop]
-        corner[:] = np.linalg.cholesky(corner)
-        below[:] = np.linalg.solve(corner, below.T).T
-        for first in range(0, len(below), 4 * BLOCK):
-            rest = slice(first, first + 4 * BLOCK)
-            matrix[stop + first :, stop:][:, rest] -= below[first:] @ below[rest].T
 
 
 def partners(shape: tuple[int, ...]) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ from edgeres import onnx_io, store
 from edgeres.data import open_images
 from edgeres.errors import BuildError, InputError, UsageError
 from edgeres.foreign.export import export as foreign
-from edgeres.quantization import blas, calibrate
+from edgeres.quantization import calibrate, dense
 from edgeres.quantization.quantize import quantize
 from edgeres.types import Target
 
@@ -74,7 +74,7 @@ def test_matrix_products_use_one_thread_and_then_as_many_as_before() -> None:
     random = np.random.default_rng(0)
     left = random.standard_normal((64, 4096)).astype(np.float32)
     before = left @ left.T
-    with blas.one_thread():
+    with dense.one_thread():
         alone = left @ left.T
     np.testing.assert_array_equal(left @ left.T, before)
     np.testing.assert_allclose(alone, before, atol=1e-2)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeres.quantization import rounding
 from edgeres.quantization.rounding import BLOCK, nearest, partners
 from edgeres.quantization.weights import LIMIT, PAIR_LIMIT, scales
 from quantization.reference import Array, pair_sums
@@ -111,13 +110,3 @@ def test_an_odd_number_of_input_channels_is_added_with_either_neighbour_and_the_
 def test_the_neighbours_of_a_classifier_are_those_beside_it() -> None:
     assert partners((10, 4)).tolist() == [[-1, 1], [0, -1], [-1, 3], [2, -1]]
     assert partners((10, 1)).tolist() == [[-1, -1]]
-
-
-def test_the_factor_by_blocks_is_that_of_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounding, "BLOCK", 2)
-    for size in (1, 8, 9, 30):
-        inputs = np.random.default_rng(size).standard_normal((size + 5, size))
-        found = inputs.T @ inputs
-        wanted = np.linalg.cholesky(found)
-        rounding._cholesky(found)
-        np.testing.assert_allclose(np.tril(found), wanted, rtol=1e-9, atol=1e-12)
