@@ -400,7 +400,8 @@ def test_neighbouring_weights_that_can_saturate_are_named(
     vnni = ["avx2", "avx512_vnni"]
     for one in lint.saturation(network, run, ORT, "onnxruntime", "openvino", vnni):
         assert "this one has it" in one.problem
-    assert list(lint.saturation(network, run, ORT, "onnxruntime", "onnxruntime-vnni", vnni)) == []
+    for scheme in ("onnxruntime-vnni", "onnxruntime-vnni-branch"):
+        assert list(lint.saturation(network, run, ORT, "onnxruntime", scheme, vnni)) == []
     on_avx2 = list(lint.saturation(network, run, ORT, "onnxruntime", "onnxruntime-vnni", ["avx2"]))
     assert [one.node for one in on_avx2] == [one.node for one in found]
 
