@@ -1,5 +1,6 @@
 """Engines as files: what stands beside them, when they are made again, and which are refused."""
 
+import json
 import platform
 import re
 import shlex
@@ -11,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from edgeres import backends, cli, engines, machine, onnx_io, store
+from edgeres import backends, cli, engines, machine, measure, onnx_io, store
 from edgeres.backends import tensorrt
 from edgeres.errors import BuildError, EdgeresError, InputError, MissingRuntime, UsageError
 from edgeres.types import Target
@@ -221,6 +222,33 @@ def test_settings_reach_the_runtime(exported: Path, tmp_path: Path) -> None:
         len(_optimized(exported, tmp_path, settings)) for settings in ({}, {"graph_optimization_level": "disable_all"})
     )
     assert plain < basic
+
+
+def test_an_engine_runs_with_the_settings_that_it_was_built_with(exported: Path, tmp_path: Path) -> None:
+    """Whoever loads it, `edgeres bench` and `check --ab` among them; not where it is loaded for another target."""
+    pytest.importorskip("openvino", reason="the extra `openvino` is not installed")
+    blob = engines.build(exported, OPENVINO, tmp_path / "x.blob", settings={"INFERENCE_NUM_THREADS": "1"}).path
+    (found,) = measure.measure([measure.Subject(blob, OPENVINO)], 1)
+    assert found.properties["threads"] == "1"
+    assert engines.load(blob, OPENVINO, settings={"INFERENCE_NUM_THREADS": "2"}).properties["threads"] == "2"
+    basic = {"graph_optimization_level": "disable_all"}
+    plain, built = (
+        engines.build(exported, CPU, tmp_path / f"{len(one)}.onnx", settings=one).path for one in ({}, basic)
+    )
+    assert len(engines.inspect(built, CPU)) > len(engines.inspect(plain, CPU))
+    images = np.zeros((1, *engines.load(built, CPU).input_shape[1:]), np.float32)
+    assert len(engines.profile(built, CPU, images)) > len(engines.profile(plain, CPU, images))
+    assert engines.load(built, OPENVINO).run(images).shape == engines.load(plain, OPENVINO).run(images).shape
+
+
+def test_settings_in_a_sidecar_that_are_none_are_refused(exported: Path, tmp_path: Path) -> None:
+    made = engines.build(exported, CPU, tmp_path / "x.onnx", settings={"execution_mode": "parallel"}).path
+    sidecar = store.sidecar_path(made)
+    told = json.loads(sidecar.read_text(encoding="utf-8"))
+    told["parameters"]["settings"] = ["parallel"]
+    sidecar.write_text(json.dumps(told), encoding="utf-8")
+    with pytest.raises(InputError, match="its settings are no texts by name"):
+        engines.load(made, CPU)
 
 
 def _optimized(path: Path, folder: Path, settings: dict[str, str]) -> list[onnx.NodeProto]:

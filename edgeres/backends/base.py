@@ -178,7 +178,9 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def inspect(self, path: Path, target: Target, content: bytes | None = None) -> list[RuntimeLayer]:
+    def inspect(
+        self, path: Path, target: Target, settings: Settings = NONE, content: bytes | None = None
+    ) -> list[RuntimeLayer]:
         """The operations of an engine, or of an ONNX file once it is compiled, in order, read back from the runtime.
 
         `content` as in `load`. MissingRuntime, BuildError, UsageError as in `build`, and UsageError

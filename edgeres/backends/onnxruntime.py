@@ -128,13 +128,15 @@ class OnnxRuntime(Backend):
         session = self._session(path, target, each, settings=settings, content=content)
         return _Session(session, path, _runtime().__version__, each, streams)
 
-    def inspect(self, path: Path, target: Target, content: bytes | None = None) -> list[RuntimeLayer]:
+    def inspect(
+        self, path: Path, target: Target, settings: Settings = NONE, content: bytes | None = None
+    ) -> list[RuntimeLayer]:
         with locks.scratch() as folder:
             optimized = folder / "optimized.onnx"
             if target.emulated:
                 emulated.Emulated(path, target, None, _harmful(path), optimized)
             else:
-                self._session(path, target, None, optimized, content=content)
+                self._session(path, target, None, optimized, settings, content)
             return _layers(onnx.load(optimized).graph)
 
     def profile(

@@ -122,8 +122,12 @@ class OpenVino(Backend):
     ) -> Engine:
         return _Compiled(self._compile(path, target, threads, streams, bf16, settings, content), target)
 
-    def inspect(self, path: Path, target: Target, content: bytes | None = None) -> list[RuntimeLayer]:
-        operations = self._compile(path, target, content=content).get_runtime_model().get_ordered_ops()
+    def inspect(
+        self, path: Path, target: Target, settings: Settings = NONE, content: bytes | None = None
+    ) -> list[RuntimeLayer]:
+        operations = (
+            self._compile(path, target, settings=settings, content=content).get_runtime_model().get_ordered_ops()
+        )
         return [_layer(one) for one in operations if _told(one, "layerType") not in ENDS]
 
     def profile(
