@@ -1,5 +1,6 @@
 """Engines as files: built with a sidecar that carries the model's description, verified before they are loaded."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -105,13 +106,14 @@ def inspect(path: Path, target: Target) -> list[RuntimeLayer]:
 def profile(
     path: Path,
     target: Target,
-    images: Images,
+    given: Callable[[Engine], Images],
     threads: int | None = None,
     settings: Settings | None = None,
 ) -> list[LayerTime]:
-    """How long each operation of an engine, or of an ONNX file, takes of a call with such images; as `load`."""
+    """How long each operation of an engine, or of an ONNX file, takes of a call with the images `given` to it; as
+    `load`."""
     content, built_with = _verify(path, target)
-    return backends.find(target).profile(path, target, images, threads, settings or built_with, content)
+    return backends.find(target).profile(path, target, given, threads, settings or built_with, content)
 
 
 def _verify(path: Path, target: Target) -> tuple[bytes | None, Settings]:

@@ -4,7 +4,7 @@
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -191,12 +191,13 @@ class Backend(ABC):
         self,
         path: Path,
         target: Target,
-        images: Images,
+        given: Callable[[Engine], Images],
         threads: int | None = None,
         settings: Settings = NONE,
         content: bytes | None = None,
     ) -> list[LayerTime]:
-        """How long each operation takes of a call with such images, in order, as the runtime itself clocks it.
+        """How long each operation takes of a call with the images `given` to the engine, in order, as the runtime
+        itself clocks it.
 
         `content` as in `load`. Raises as `load`; UsageError where the runtime has no clock for it here.
         """

@@ -6,7 +6,7 @@
 import json
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
@@ -143,7 +143,7 @@ class OnnxRuntime(Backend):
         self,
         path: Path,
         target: Target,
-        images: Images,
+        given: Callable[[Engine], Images],
         threads: int | None = None,
         settings: Settings = NONE,
         content: bytes | None = None,
@@ -152,6 +152,7 @@ class OnnxRuntime(Backend):
             optimized = folder / "optimized.onnx"
             session = self._session(path, target, threads, optimized, settings, content, folder / "profile")
             engine = _Session(session, path, _runtime().__version__, threads, 1)
+            images = given(engine)
             for _ in range(WARM_CALLS + PROFILED_CALLS):
                 engine.run(images)
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))

@@ -4,7 +4,7 @@ import io
 import json
 import platform
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from math import prod
 from pathlib import Path
 from statistics import median
@@ -134,13 +134,14 @@ class OpenVino(Backend):
         self,
         path: Path,
         target: Target,
-        images: Images,
+        given: Callable[[Engine], Images],
         threads: int | None = None,
         settings: Settings = NONE,
         content: bytes | None = None,
     ) -> list[LayerTime]:
         compiled = self._compile(path, target, threads, settings={**settings, "PERF_COUNT": "YES"}, content=content)
         engine = _Compiled(compiled, target)
+        images = given(engine)
         taken: dict[str, list[float]] = {}
         for call in range(WARM_CALLS + PROFILED_CALLS):
             engine.run(images)
