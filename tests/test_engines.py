@@ -7,6 +7,7 @@ import shlex
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import onnx
@@ -241,6 +242,20 @@ def test_an_engine_runs_with_the_settings_that_it_was_built_with(exported: Path,
         engines.profile(plain, CPU, lambda engine: images)
     )
     assert engines.load(built, OPENVINO).run(images).shape == engines.load(plain, OPENVINO).run(images).shape
+
+
+@pytest.mark.parametrize(("device", "hint"), [("cpu", "f32"), ("gpu", "f32"), ("npu", None)])
+def test_floats_stay_fp32_where_a_device_has_it(
+    device: str, hint: str | None, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No GPU or NPU is here: a core that notes what it is asked for."""
+    core = MagicMock(available_devices=["CPU", "GPU.0", "NPU"])
+    core.compile_model.side_effect = RuntimeError("seen")
+    monkeypatch.setattr("edgeres.backends.openvino._core", lambda: core)
+    with pytest.raises(BuildError, match="seen"):
+        engines.load(exported, Target("openvino", device))
+    _, where, config = core.compile_model.call_args.args
+    assert (where, config.get("INFERENCE_PRECISION_HINT")) == (device.upper(), hint)
 
 
 def test_settings_in_a_sidecar_that_are_none_are_refused(exported: Path, tmp_path: Path) -> None:

@@ -171,7 +171,9 @@ class OpenVino(Backend):
         if device not in {name.split(".")[0] for name in core.available_devices}:
             raise MissingRuntime(f"target {target}: openvino finds no {device} here; install its driver.")
         # The plugin runs float layers in bf16 by itself where the CPU has it: a figure called FP32 must be FP32.
-        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        if target.device != "npu":  # has no FP32, and refuses the hint (openvino pull request 29793)
+            config["INFERENCE_PRECISION_HINT"] = "f32"
         if threads:
             config["INFERENCE_NUM_THREADS"] = threads
         if streams > 1:
