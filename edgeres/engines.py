@@ -1,12 +1,13 @@
 """Engines as files: built with a sidecar that carries the model's description, verified before they are loaded."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 from edgeres import backends, frames, locks, onnx_io, signature, store
 from edgeres.backends import Backend, Engine, LayerTime, RuntimeLayer
-from edgeres.errors import MissingRuntime, UsageError
+from edgeres.errors import InputError, MissingRuntime, UsageError
 from edgeres.store import Artifact, Sidecar
 from edgeres.types import Frame, Images, Settings, Target
 
@@ -88,41 +89,51 @@ def load(
     where this machine demands a signature (`signature`) and there is none; what is loaded are the bytes that were
     checked. UsageError where it was built for another target, MissingRuntime where it was by another version of the
     runtime or for hardware that is not here. An ONNX file fits any target, and needs no sidecar.
-    `threads`, `streams` and `settings` are those of `Backend.load`.
+    `threads` and `streams` are those of `Backend.load`, and so are `settings`: without any, those that it was built
+    with, which a runtime does not keep in its file.
     """
-    content = _verify(path, target)
-    return backends.find(target).load(path, target, threads, streams=streams, settings=settings or {}, content=content)
+    content, built_with = _verify(path, target)
+    settings = settings or built_with
+    return backends.find(target).load(path, target, threads, streams=streams, settings=settings, content=content)
 
 
 def inspect(path: Path, target: Target) -> list[RuntimeLayer]:
     """What an engine, or an ONNX file once it is compiled, really does, read back from the runtime; as `load`."""
-    return backends.find(target).inspect(path, target, _verify(path, target))
+    content, settings = _verify(path, target)
+    return backends.find(target).inspect(path, target, settings, content)
 
 
 def profile(
     path: Path,
     target: Target,
-    images: Images,
+    given: Callable[[Engine], Images],
     threads: int | None = None,
     settings: Settings | None = None,
 ) -> list[LayerTime]:
-    """How long each operation of an engine, or of an ONNX file, takes of a call with such images; as `load`."""
-    content = _verify(path, target)
-    return backends.find(target).profile(path, target, images, threads, settings or {}, content)
+    """How long each operation of an engine, or of an ONNX file, takes of a call with the images `given` to it; as
+    `load`."""
+    content, built_with = _verify(path, target)
+    return backends.find(target).profile(path, target, given, threads, settings or built_with, content)
 
 
-def _verify(path: Path, target: Target) -> bytes | None:
-    """The bytes to load; None for an ONNX file where no signatures are demanded, whose weights may lie elsewhere."""
-    if path.suffix == ".onnx" and not signature.trusted():
-        if store.sidecar_path(path).exists():
-            store.verify(path)
-        elif not path.is_file():
-            raise UsageError(f"{path} cannot be read (No such file or directory); check the path.")
-        return None
-    content, sidecar = store.checked(path)
+def _verify(path: Path, target: Target) -> tuple[bytes | None, Settings]:
+    """The bytes to load, None for an ONNX file where no signatures are demanded, whose weights may lie elsewhere; and
+    the settings that it was built with for this target."""
+    content = sidecar = None
+    if path.suffix != ".onnx" or signature.trusted():
+        content, sidecar = store.checked(path)
+    elif not path.is_file():
+        raise UsageError(f"{path} cannot be read (No such file or directory); check the path.")
+    elif store.sidecar_path(path).exists():
+        sidecar = store.verify(path)
     if path.suffix != ".onnx":
-        _fits(path, sidecar or store.verify(path), target)
-    return content
+        sidecar = sidecar or store.verify(path)
+        _fits(path, sidecar, target)
+    parameters = sidecar.parameters if sidecar and sidecar.kind == "engine" else {}
+    settings = parameters.get("settings", {}) if parameters.get("target") == str(target) else {}
+    if not isinstance(settings, dict) or not all(isinstance(value, str) for value in settings.values()):
+        raise InputError(f"{store.sidecar_path(path)}: its settings are no texts by name; build the engine again.")
+    return content, settings
 
 
 def _fits(path: Path, sidecar: Sidecar, target: Target) -> None:

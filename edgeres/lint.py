@@ -177,7 +177,9 @@ def saturation(
     A file that was made for VNNI is right where there is VNNI.
     """
     has_vnni = bool(set(features) & set(VNNI))
-    if str(target) not in ("onnxruntime:cpu", "openvino:cpu") or (has_vnni and given and given.endswith("-vnni")):
+    if str(target) not in ("onnxruntime:cpu", "openvino:cpu") or (
+        has_vnni and given and given.startswith("onnxruntime-vnni")
+    ):
         return
     if "avx2" not in features:
         where = "on x86 CPUs without VNNI"

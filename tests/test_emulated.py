@@ -57,6 +57,16 @@ def test_an_emulated_engine_gives_what_the_runtime_gives(exported: Path, target:
 
 
 @pytest.mark.usefixtures("qemu")
+def test_an_emulated_engine_takes_camera_bytes(exported: Path, target: Target, tmp_path: Path) -> None:
+    made = engines.build(exported, target, tmp_path / "x.onnx", frame="u8-nhwc").path
+    found, wanted = engines.load(made, target, 1), engines.load(made, NATIVE, 1)
+    assert (found.input_type, found.input_shape) == (wanted.input_type, wanted.input_shape)
+    size = [side or 2 for side in found.input_shape]
+    images = np.random.default_rng(3).integers(0, 256, size, np.uint8)
+    np.testing.assert_array_equal(found.run(images), wanted.run(images))
+
+
+@pytest.mark.usefixtures("qemu")
 def test_what_the_child_says_when_it_ends_is_told(
     exported: Path, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

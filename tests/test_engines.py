@@ -1,17 +1,19 @@
 """Engines as files: what stands beside them, when they are made again, and which are refused."""
 
+import json
 import platform
 import re
 import shlex
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import onnx
 import pytest
 
-from edgeres import backends, cli, engines, machine, onnx_io, store
+from edgeres import backends, cli, engines, machine, measure, onnx_io, store
 from edgeres.backends import tensorrt
 from edgeres.errors import BuildError, EdgeresError, InputError, MissingRuntime, UsageError
 from edgeres.types import Target
@@ -56,7 +58,7 @@ def test_an_engine_is_built_once_and_again_for_another_model(
 def test_an_engine_that_was_tampered_with_is_built_again(exported: Path, tmp_path: Path) -> None:
     out = engines.build(exported, CPU, tmp_path / "x.onnx").path
     content = out.read_bytes()
-    out.write_bytes(content[:-1] + b"x")
+    out.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert engines.build(exported, CPU, out).made
     assert out.read_bytes() == content
 
@@ -221,6 +223,49 @@ def test_settings_reach_the_runtime(exported: Path, tmp_path: Path) -> None:
         len(_optimized(exported, tmp_path, settings)) for settings in ({}, {"graph_optimization_level": "disable_all"})
     )
     assert plain < basic
+
+
+def test_an_engine_runs_with_the_settings_that_it_was_built_with(exported: Path, tmp_path: Path) -> None:
+    """Whoever loads it, `edgeres bench` and `check --ab` among them; not where it is loaded for another target."""
+    pytest.importorskip("openvino", reason="the extra `openvino` is not installed")
+    blob = engines.build(exported, OPENVINO, tmp_path / "x.blob", settings={"INFERENCE_NUM_THREADS": "1"}).path
+    (found,) = measure.measure([measure.Subject(blob, OPENVINO)], 1)
+    assert found.properties["threads"] == "1"
+    assert engines.load(blob, OPENVINO, settings={"INFERENCE_NUM_THREADS": "2"}).properties["threads"] == "2"
+    basic = {"graph_optimization_level": "disable_all"}
+    plain, built = (
+        engines.build(exported, CPU, tmp_path / f"{len(one)}.onnx", settings=one).path for one in ({}, basic)
+    )
+    assert len(engines.inspect(built, CPU)) > len(engines.inspect(plain, CPU))
+    images = np.zeros((1, *engines.load(built, CPU).input_shape[1:]), np.float32)
+    assert len(engines.profile(built, CPU, lambda engine: images)) > len(
+        engines.profile(plain, CPU, lambda engine: images)
+    )
+    assert engines.load(built, OPENVINO).run(images).shape == engines.load(plain, OPENVINO).run(images).shape
+
+
+@pytest.mark.parametrize(("device", "hint"), [("cpu", "f32"), ("gpu", "f32"), ("npu", None)])
+def test_floats_stay_fp32_where_a_device_has_it(
+    device: str, hint: str | None, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No GPU or NPU is here: a core that notes what it is asked for."""
+    core = MagicMock(available_devices=["CPU", "GPU.0", "NPU"])
+    core.compile_model.side_effect = RuntimeError("seen")
+    monkeypatch.setattr("edgeres.backends.openvino._core", lambda: core)
+    with pytest.raises(BuildError, match="seen"):
+        engines.load(exported, Target("openvino", device))
+    _, where, config = core.compile_model.call_args.args
+    assert (where, config.get("INFERENCE_PRECISION_HINT")) == (device.upper(), hint)
+
+
+def test_settings_in_a_sidecar_that_are_none_are_refused(exported: Path, tmp_path: Path) -> None:
+    made = engines.build(exported, CPU, tmp_path / "x.onnx", settings={"execution_mode": "parallel"}).path
+    sidecar = store.sidecar_path(made)
+    told = json.loads(sidecar.read_text(encoding="utf-8"))
+    told["parameters"]["settings"] = ["parallel"]
+    sidecar.write_text(json.dumps(told), encoding="utf-8")
+    with pytest.raises(InputError, match="its settings are no texts by name"):
+        engines.load(made, CPU)
 
 
 def _optimized(path: Path, folder: Path, settings: dict[str, str]) -> list[onnx.NodeProto]:

@@ -4,7 +4,7 @@
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -178,7 +178,9 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def inspect(self, path: Path, target: Target, content: bytes | None = None) -> list[RuntimeLayer]:
+    def inspect(
+        self, path: Path, target: Target, settings: Settings = NONE, content: bytes | None = None
+    ) -> list[RuntimeLayer]:
         """The operations of an engine, or of an ONNX file once it is compiled, in order, read back from the runtime.
 
         `content` as in `load`. MissingRuntime, BuildError, UsageError as in `build`, and UsageError
@@ -189,12 +191,13 @@ class Backend(ABC):
         self,
         path: Path,
         target: Target,
-        images: Images,
+        given: Callable[[Engine], Images],
         threads: int | None = None,
         settings: Settings = NONE,
         content: bytes | None = None,
     ) -> list[LayerTime]:
-        """How long each operation takes of a call with such images, in order, as the runtime itself clocks it.
+        """How long each operation takes of a call with the images `given` to the engine, in order, as the runtime
+        itself clocks it.
 
         `content` as in `load`. Raises as `load`; UsageError where the runtime has no clock for it here.
         """

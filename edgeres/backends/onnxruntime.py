@@ -6,7 +6,7 @@
 import json
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
@@ -128,20 +128,22 @@ class OnnxRuntime(Backend):
         session = self._session(path, target, each, settings=settings, content=content)
         return _Session(session, path, _runtime().__version__, each, streams)
 
-    def inspect(self, path: Path, target: Target, content: bytes | None = None) -> list[RuntimeLayer]:
+    def inspect(
+        self, path: Path, target: Target, settings: Settings = NONE, content: bytes | None = None
+    ) -> list[RuntimeLayer]:
         with locks.scratch() as folder:
             optimized = folder / "optimized.onnx"
             if target.emulated:
                 emulated.Emulated(path, target, None, _harmful(path), optimized)
             else:
-                self._session(path, target, None, optimized, content=content)
+                self._session(path, target, None, optimized, settings, content)
             return _layers(onnx.load(optimized).graph)
 
     def profile(
         self,
         path: Path,
         target: Target,
-        images: Images,
+        given: Callable[[Engine], Images],
         threads: int | None = None,
         settings: Settings = NONE,
         content: bytes | None = None,
@@ -150,6 +152,7 @@ class OnnxRuntime(Backend):
             optimized = folder / "optimized.onnx"
             session = self._session(path, target, threads, optimized, settings, content, folder / "profile")
             engine = _Session(session, path, _runtime().__version__, threads, 1)
+            images = given(engine)
             for _ in range(WARM_CALLS + PROFILED_CALLS):
                 engine.run(images)
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))

@@ -130,6 +130,7 @@ class Emulated(Engine):
         except ValueError:
             raise self._ended() from None
         self.input_shape, self.outputs = tuple(told["shape"]), tuple(told["outputs"])
+        self.input_type = told["type"]
         self.properties = {
             "runtime": "onnxruntime",
             "version": told["version"],

@@ -53,6 +53,7 @@ def main(request: str) -> None:
     (given,) = session.get_inputs()
     told = {
         "shape": [side if isinstance(side, int) else None for side in given.shape],
+        "type": {"tensor(float)": "float32"}.get(given.type, given.type[7:-1]),
         "outputs": [taken.name for taken in session.get_outputs()],
         "machine": platform.machine(),
         "version": onnxruntime.__version__,

@@ -107,7 +107,9 @@ class TensorRT(Backend):
         _refuse(self.name, settings)
         self._build(model, target, out)
 
-    def inspect(self, path: Path, target: Target, content: bytes | None = None) -> list[RuntimeLayer]:
+    def inspect(
+        self, path: Path, target: Target, settings: Settings = NONE, content: bytes | None = None
+    ) -> list[RuntimeLayer]:
         """As in `Backend`; an ONNX file needs no GPU where the target names one: the compiler logs its layers."""
         self._check(target)
         if path.suffix == ".onnx" and target.device != CURRENT:

@@ -189,10 +189,15 @@ def under_load(subject: Subject) -> dict[str, Any]:
 
 def profile(subject: Subject) -> dict[str, Any]:
     """The `layers` as `backends.LayerTime`, and the `batch`."""
-    engine = engines.load(subject.path, subject.target, subject.threads, settings=subject.settings)
-    images = pixels(engine, subject.batch)
-    found = engines.profile(subject.path, subject.target, images, subject.threads, subject.settings)
-    return {"layers": [asdict(one) for one in found], "batch": len(images)}
+    batches = []
+
+    def given(engine: Engine) -> Images:
+        images = pixels(engine, subject.batch)
+        batches.append(len(images))
+        return images
+
+    found = engines.profile(subject.path, subject.target, given, subject.threads, subject.settings)
+    return {"layers": [asdict(one) for one in found], "batch": batches[0]}
 
 
 TASKS = {"latency": latency, "throughput": throughput, "under_load": under_load, "profile": profile}

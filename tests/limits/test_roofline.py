@@ -9,19 +9,21 @@ from xml.etree import ElementTree
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 
-from edgeres import cli, engines, machine, measure, onnx_io, qdq
-from edgeres.backends import LayerTime, RuntimeLayer
+from edgeres import backends, cli, engines, machine, measure, onnx_io, qdq
+from edgeres.backends import Engine, LayerTime, RuntimeLayer
 from edgeres.errors import UsageError
 from edgeres.limits import picture, roofline, show
 from edgeres.limits.roofline import Roofline
-from edgeres.measure import Measured, Subject, peaks
+from edgeres.measure import Measured, Subject, child, peaks
 from edgeres.measure.peaks import Limits, Peak
 from edgeres.quantization.quantize import quantize
 from edgeres.schema import Latency
 from edgeres.types import Target
 
 LIMITS = Limits({"int8": Peak(200e9, "best"), "fp32": Peak(50e9, "best")}, ((10**6, 50e9), (10**8, 10e9)))
+CPU = Target("onnxruntime", "cpu")
 RUNTIMES = ["onnxruntime", "openvino"]
 
 
@@ -34,7 +36,7 @@ def int8(exported: Path, calibrated: Path, tmp_path_factory: pytest.TempPathFact
 def times(path: Path, runtime: str, batch: int) -> list[LayerTime]:
     pytest.importorskip(runtime)
     images = np.zeros((batch, 3, 32, 32), np.float32)
-    return engines.profile(path, Target(runtime, "cpu"), images, 1)
+    return engines.profile(path, Target(runtime, "cpu"), lambda engine: images, 1)
 
 
 def whole(ms: float = 10.0) -> Measured:
@@ -76,6 +78,16 @@ def test_layers_have_the_arithmetic_and_the_bytes_of_the_network(
     assert [layer.lost for layer in found.worst] == sorted((layer.lost for layer in found.layers), reverse=True)
 
 
+def test_a_profile_loads_the_engine_once(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = type(backends.find(CPU))
+    made, original = [], runtime._session  # type: ignore[attr-defined]
+    monkeypatch.setattr(runtime, "_session", lambda *args, **more: made.append(1) or original(*args, **more))
+    found = child.profile(Subject(exported, CPU, 2, 1))
+    assert found["batch"] == 2
+    assert found["layers"]
+    assert len(made) == 1
+
+
 def test_a_layer_that_beats_the_peak_is_the_peak(exported: Path) -> None:
     network = qdq.Network(onnx_io.load(exported))
     conv = next(node for node in network.layers if node.name == "layer1.0.conv1")
@@ -99,12 +111,13 @@ def test_the_networks_of_the_peaks_run_in_the_arithmetic_that_they_are_for(
     monkeypatch.setattr(machine, "describe", lambda: replace_features(["avx2"]))
     asked: list[Subject] = []
 
+    def given(engine: Engine) -> NDArray[np.float32]:
+        return np.ones([side or 1 for side in engine.input_shape], np.float32)
+
     def profile(subject: Subject) -> tuple[int, list[LayerTime]]:
         """A clock by which each layer takes as long as it has bytes of activations."""
         asked.append(subject)
-        shape = engines.load(subject.path, subject.target, 1).input_shape
-        images = np.ones([side or 1 for side in shape], np.float32)
-        taken = engines.profile(subject.path, subject.target, images, 1, subject.settings)
+        taken = engines.profile(subject.path, subject.target, given, 1, subject.settings)
         return 1, [replace(one, ms=9e9, least=one.moved / 1e6) for one in taken]
 
     monkeypatch.setattr(measure, "profile", profile)
@@ -158,4 +171,6 @@ def test_a_built_engine_and_a_wrong_picture_are_refused(exported: Path, tmp_path
 def test_a_runtime_without_a_clock_says_so(tmp_path: Path) -> None:
     onnx.save(onnx.helper.make_model(onnx.helper.make_graph([], "x", [], [])), tmp_path / "x.onnx")
     with pytest.raises(UsageError, match="tensorrt-rtx does not tell here how long each layer takes"):
-        engines.profile(tmp_path / "x.onnx", Target("tensorrt-rtx", "sm86"), np.zeros((1, 3, 8, 8), np.float32))
+        engines.profile(
+            tmp_path / "x.onnx", Target("tensorrt-rtx", "sm86"), lambda engine: np.zeros((1, 3, 8, 8), np.float32)
+        )
