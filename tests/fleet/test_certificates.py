@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -116,7 +117,12 @@ def test_an_old_certificate_is_refused_on_either_side(folder: Path, monkeypatch:
     assert "expired" in joins(folder, intruder(folder / "old", folder / "ca.pem", "worker"))
     shutil.rmtree(folder / "scheduler")
     certificates.issue(folder, "scheduler")
-    assert "expired" in hosts(folder, certificates.security(folder, "scheduler"))
+    assert "expired" in hosts(folder, intruder(folder / "scheduler", folder / "ca.pem", "scheduler"))
+    with pytest.raises(UsageError, match=r"scheduler.certificate\.pem was valid until .*devices init"):
+        certificates.security(folder, "scheduler")
+    monkeypatch.undo()
+    certificates.init(folder)
+    assert certificates.security(folder, "scheduler")
 
 
 def test_a_time_that_is_over_gets_a_new_certificate(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,6 +175,22 @@ def test_two_are_revoked_one_after_the_other(folder: Path) -> None:
     for path in stolen:
         dialler = intruder(Path(path), folder / "ca.pem", "worker").get_connection_args("worker")
         assert "revoked" in talk(listening, dialler)
+
+
+def test_of_devices_that_are_revoked_at_once_none_is_forgotten(folder: Path) -> None:
+    names = ["nano", "pi", "nuc"]
+    serials = {certificates._certificate(certificates.issue(folder, name) / "certificate.pem") for name in names}
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda name: certificates.revoke(folder, name), names))
+    assert certificates.revoked(folder) == {one.serial_number for one in serials}
+
+
+def test_a_revocation_list_that_is_lost_makes_no_new_ca(folder: Path) -> None:
+    before = (folder / "ca.pem").read_bytes()
+    (folder / "crl.pem").unlink()
+    with pytest.raises(InputError, match=r"crl\.pem is gone.*restore it"):
+        certificates.init(folder)
+    assert (folder / "ca.pem").read_bytes() == before
 
 
 def test_a_run_ends_the_connection_of_a_device_that_is_revoked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
