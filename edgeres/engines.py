@@ -4,9 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from edgeres import backends, frames, locks, onnx_io, signature, store
+from edgeres import backends, frames, locks, onnx_io, onnx_limits, signature, store
 from edgeres.backends import Backend, Engine, LayerTime, RuntimeLayer
-from edgeres.errors import MissingRuntime, UsageError
+from edgeres.errors import InputError, MissingRuntime, UsageError
 from edgeres.store import Artifact, Sidecar
 from edgeres.types import Frame, Images, Settings, Target
 
@@ -122,6 +122,11 @@ def _verify(path: Path, target: Target) -> bytes | None:
     content, sidecar = store.checked(path)
     if path.suffix != ".onnx":
         _fits(path, sidecar or store.verify(path), target)
+    elif outside := onnx_limits.external(onnx_io.load(path, content)):
+        raise InputError(
+            f"{path} keeps weights in {outside[0]}, which no signature covers; `edgeres export --onnx` makes one file "
+            "of both, sign that."
+        )
     return content
 
 
