@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from distributed import Scheduler
-from distributed.comm import normalize_address
+from distributed.comm.addressing import normalize_address
 from distributed.core import Server
 from distributed.security import Security
 
@@ -112,8 +112,8 @@ def restrict(server: Server, names: Iterable[str], holders: Set[str]) -> None:
 
 def _foreign(scheduler: Scheduler, asks: str, message: Mapping[str, Any]) -> str:
     """Why a message of a worker is refused to the device `asks`, "" where it speaks for itself."""
-    there = scheduler.coerce_address(message["address"], message.get("resolve_address", True))  # type: ignore[no-untyped-call]
-    known = scheduler.workers.get(normalize_address(there))  # type: ignore[no-untyped-call]
+    there = scheduler.coerce_address(message["address"], message.get("resolve_address", True))
+    known = scheduler.workers.get(normalize_address(there))
     if "name" in message:  # it registers
         named = {str(message["name"]), *(key.removeprefix("device:") for key in message["resources"])}
     else:
