@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from edgeres import backends, frames, locks, onnx_io, signature, store
+from edgeres import backends, frames, locks, onnx_io, onnx_limits, signature, store
 from edgeres.backends import Backend, Engine, LayerTime, RuntimeLayer
 from edgeres.errors import InputError, MissingRuntime, UsageError
 from edgeres.store import Artifact, Sidecar
@@ -129,6 +129,11 @@ def _verify(path: Path, target: Target) -> tuple[bytes | None, Settings]:
     if path.suffix != ".onnx":
         sidecar = sidecar or store.verify(path)
         _fits(path, sidecar, target)
+    elif content is not None and (outside := onnx_limits.external(onnx_io.load(path, content))):
+        raise InputError(
+            f"{path} keeps weights in {outside[0]}, which no signature covers; `edgeres export --onnx` makes one file "
+            "of both, sign that."
+        )
     parameters = sidecar.parameters if sidecar and sidecar.kind == "engine" else {}
     settings = parameters.get("settings", {}) if parameters.get("target") == str(target) else {}
     if not isinstance(settings, dict) or not all(isinstance(value, str) for value in settings.values()):

@@ -95,6 +95,15 @@ def filling(folder: Path, say: Callable[[str], object]) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def changing(path: Path) -> Iterator[None]:
+    """Hold a file that is read, changed and written: of two who change it, the second finds what the first wrote.
+    Raises as `replacing`."""
+    with ExitStack() as stack:
+        _entered(stack, path, locks.alone(path.with_name(f"{locks.PREFIX}{path.name}.lock"), path))
+        yield
+
+
 def _entered(stack: ExitStack, path: Path, context: AbstractContextManager[T]) -> T:
     """Enter what makes a file for, and beside, `path`."""
     try:
@@ -282,9 +291,7 @@ def make(artifact: Path, sidecar: Sidecar, write: Callable[[Path], Mapping[str, 
     locks.sweep(artifact.parent)
     if found := _made(artifact, sidecar):
         return Artifact(artifact, found, made=False)
-    with ExitStack() as stack:
-        lock = artifact.with_name(f"{locks.PREFIX}{artifact.name}.lock")
-        _entered(stack, artifact, locks.alone(lock, artifact))
+    with changing(artifact):
         if found := _made(artifact, sidecar):
             return Artifact(artifact, found, made=False)
         with replacing(artifact) as temporary:

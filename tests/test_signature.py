@@ -5,14 +5,17 @@ import json
 import shutil
 import stat
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from edgeres import backends, cli, engines, onnx_io, provenance, signature, store
 from edgeres.errors import InputError, UsageError
+from edgeres.store import Sidecar
 from edgeres.types import Target
 
 serialization = pytest.importorskip(
@@ -205,6 +208,21 @@ def test_what_was_verified_is_what_is_loaded(
 
 def _seen(found: Any) -> Any:
     return found.run(IMAGES).tolist() if hasattr(found, "run") else [layer.origins for layer in found]
+
+
+@pytest.mark.usefixtures("demanded")
+def test_weights_outside_the_signed_file_are_refused(
+    exported: Path, keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A runtime that is given bytes looks for them in the working folder."""
+    path = tmp_path / "engine.onnx"
+    model = onnx.load(exported)
+    onnx.save(model, path, save_as_external_data=True, location="weights", size_threshold=1024)
+    store.write_json(store.sidecar_path(path), asdict(Sidecar("model", {}, digest=store.digest(path))))
+    provenance.sign(path, keys / "mine.pem")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"engine\.onnx .*weights.* no signature"):
+        engines.load(path, CPU)
 
 
 def test_any_key_of_a_folder_is_trusted_and_no_key_is_an_error(

@@ -165,7 +165,8 @@ def watch(
     from edgeres.fleet import watch as step
 
     folder = _folder(inventory, certificates)
-    trusted = folder if folder.exists() else None
+    tls = not address or address.startswith("tls:")
+    trusted = folder if tls and folder.exists() else None
     names = list(inventories.read(inventory).devices) if inventory.exists() else []
     here = "tls://127.0.0.1:8786" if trusted else "tcp://127.0.0.1:8786"
     step.watch(address or here, trusted, names, Console(markup=False, highlight=False))

@@ -82,13 +82,15 @@ async def scheduler(address: str, certificates: Path | None = None) -> Any:
     )
     for name in set(made.handlers) - SCHEDULER:
         del made.handlers[name]
+    if trusted:
+        from edgeres.fleet.tls import enforce, guard
+
+        guard(made)
     try:
         await made
     except RuntimeError as error:
         raise UsageError(f"{address} cannot be served ({error.__cause__}); name another port.") from None
     if trusted:
-        from edgeres.fleet.tls import enforce
-
         made._ongoing_background_tasks.call_soon(enforce, made, trusted)
     return made
 
@@ -115,7 +117,7 @@ async def agent(address: str, name: str, certificates: Path | None = None, *, li
                 wait = AGAIN[0]
                 await made.finished()
         except (OSError, RuntimeError, ValueError, asyncio.TimeoutError) as error:
-            logger.warning("%s: %s", address, error)
+            logger.warning("%s: %s", address, error.__cause__ or error)  # Dask's own: "Worker failed to start."
         await asyncio.sleep(wait)
         wait = min(2 * wait, AGAIN[1])
 

@@ -34,13 +34,21 @@ CERTIFICATE, KEY, CA, CRL = "certificate.pem", "key.pem", "ca.pem", "crl.pem"
 
 
 def init(folder: Path) -> None:
-    """Make the CA and the certificates of scheduler and client, where they are not there yet."""
+    """Make the CA and the certificates of scheduler and client, where they are not there yet.
+
+    InputError where the CA has certificates but no revocation list: what it revoked is lost.
+    """
     try:
         from cryptography import x509
         from cryptography.hazmat.primitives.asymmetric import ec
     except ImportError:
         raise MissingRuntime("certificates need cryptography: pip install 'edgeres[devices]'.") from None
     if not (folder / CRL).exists():
+        if (folder / CA).exists() and any(folder.glob(f"*/{CERTIFICATE}")):
+            raise InputError(
+                f"{folder / CRL} is gone, and with it what was revoked; restore it, or begin again with another folder "
+                "and new certificates for all."
+            )
         _folder(folder)
         store.write_bytes(folder / ".gitignore", b"*\n")
         key = ec.generate_private_key(ec.SECP256R1())
@@ -89,16 +97,17 @@ def revoke(folder: Path, name: str) -> None:
 
     if not (folder / name / CERTIFICATE).exists():
         raise UsageError(f"{folder} has no certificate of {name!r}; it was revoked already, or never made.")
-    list_ = _crl(folder)
-    now = datetime.datetime.now(datetime.timezone.utc)
-    # OpenSSL takes the list that is newer, in whole seconds.
-    earliest = list_.last_update_utc + datetime.timedelta(seconds=1)
-    time.sleep(max(0.0, (earliest - now).total_seconds()))
-    now = max(now, earliest)
-    serial = _certificate(folder / name / CERTIFICATE).serial_number
-    entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
-    _write_crl(folder, [*list_, entry], now)
-    shutil.rmtree(folder / name)
+    with store.changing(folder / CRL):
+        list_ = _crl(folder)
+        now = datetime.datetime.now(datetime.timezone.utc)
+        # OpenSSL takes the list that is newer, in whole seconds.
+        earliest = list_.last_update_utc + datetime.timedelta(seconds=1)
+        time.sleep(max(0.0, (earliest - now).total_seconds()))
+        now = max(now, earliest)
+        serial = _certificate(folder / name / CERTIFICATE).serial_number
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
+        _write_crl(folder, [*list_, entry], now)
+        shutil.rmtree(folder / name)
 
 
 def until(folder: Path, name: str) -> datetime.datetime:
@@ -108,7 +117,8 @@ def until(folder: Path, name: str) -> datetime.datetime:
 
 def security(folder: Path, role: Role) -> "Security":
     """What Dask's scheduler, client or worker needs to take part: `folder` is that of `init`, for a worker that which
-    `issue` gave. UsageError where it holds no such certificate."""
+    `issue` gave. UsageError where it holds no such certificate, or one whose time is over: of a device it is the
+    scheduler that tells, as the clock of a board may be late."""
     import ssl
 
     from edgeres.fleet.tls import Verified
@@ -117,6 +127,10 @@ def security(folder: Path, role: Role) -> "Security":
     if missing := next((name for name in (CERTIFICATE, KEY, CA) if not (own / name).exists()), None):
         mend = "copy it from where `edgeres devices init` made it" if role == "worker" else "run `edgeres devices init`"
         raise UsageError(f"{own} has no {missing}; {mend}.")
+    if role != "worker" and (end := until(folder, role)) < datetime.datetime.now(datetime.timezone.utc):
+        raise UsageError(
+            f"{own / CERTIFICATE} was valid until {end.date()}; `edgeres devices init` makes it another one."
+        )
     files = {f"tls_{role}_cert": str(own / CERTIFICATE), f"tls_{role}_key": str(own / KEY)}
     return Verified(
         None if role == "worker" else folder,

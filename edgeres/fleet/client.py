@@ -83,10 +83,8 @@ class Fleet:
                     there = {"resources": {f"device:{device}": 1}}
                     future = client.submit(task, *arguments, key=key, pure=False, retries=2, **there)
                 client.sync(self.distributed.client._wait, [future], timeout=LOOK)
-                if future.status == "error":  # Dask's own: it gave the task up
-                    raise EdgeresError(
-                        f"{device} was lost again and again at work ({type(future.exception()).__name__})."
-                    )
+                if future.status == "error":
+                    raise _given_up(device, future.exception())
                 return tasks.value(future.result())
             time.sleep(0.1)
             seen = time.monotonic() if device in self.names() else seen
@@ -119,6 +117,16 @@ class Fleet:
             if pieces:
                 self.ask(device, tasks.put, pieces)
         raise EdgeresError(f"{len(wanted)} files did not arrive whole on {device}; run again to send the rest.")
+
+
+def _given_up(device: str, error: BaseException) -> EdgeresError:
+    """What came of a task that Dask gave up: it lost the device at it, or the agent there has an error of its own."""
+    kind = type(error).__name__
+    if kind == "KilledWorker":
+        return EdgeresError(
+            f"{device} was lost again and again at this task; see why it ends or restarts, then run again."
+        )
+    return EdgeresError(f"the agent on {device} failed ({kind}: {error}); see what it says there.")
 
 
 def _digest(arguments: tuple[Any, ...]) -> str:

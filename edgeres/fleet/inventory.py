@@ -118,22 +118,25 @@ def device(keys: Mapping[str, Any]) -> Device:
 
 def put(path: Path, device: Device) -> None:
     """Add a device, or replace the tables of the one that has its name; the file is made where there is none."""
-    text = _text(path) if path.exists() else ""
-    _write(path, text, _edit(text, (device.name,), _tables(device)), device.name)
+    with store.changing(path):
+        text = _text(path) if path.exists() else ""
+        _write(path, text, _edit(text, (device.name,), _tables(device)), device.name)
 
 
 def put_found(path: Path, name: str, found: Found) -> None:
     """Write what a device of the inventory said of itself, in place of what it said before."""
-    text = _text(path)
-    _write(path, text, _edit(text, (name, "found"), _table(f"{name}.found", found)), name)
+    with store.changing(path):
+        text = _text(path)
+        _write(path, text, _edit(text, (name, "found"), _table(f"{name}.found", found)), name)
 
 
 def remove(path: Path, name: str) -> None:
     """Remove a device; UsageError where there is none of that name."""
     if name not in read(path).devices:
         raise UsageError(f"{path}: there is no device {name!r}; `edgeres devices list` shows them.")
-    text = _text(path)
-    _write(path, text, _edit(text, (name,), ""), name)
+    with store.changing(path):
+        text = _text(path)
+        _write(path, text, _edit(text, (name,), ""), name)
 
 
 def _text(path: Path) -> str:

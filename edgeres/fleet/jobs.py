@@ -18,7 +18,7 @@ import numpy as np
 from edgeres import cells, evaluate, store
 from edgeres.cells import Pending
 from edgeres.data import ImageSet, open_images
-from edgeres.errors import EdgeresError
+from edgeres.errors import EdgeresError, InputError
 from edgeres.fleet.objects import Objects, StoredImages
 from edgeres.fleet.tasks import objects
 from edgeres.progress import Silent
@@ -90,6 +90,8 @@ def _given(kept: Objects, files: list[str], made: Path) -> str:
 
 def _file(kept: Objects, folder: Path, told: Mapping[str, str]) -> Path:
     """A file and its sidecar under names that say of which kind they are."""
+    if "/" in told["suffix"]:
+        raise InputError(f"{told['suffix']!r} is no suffix of a file.")
     path = folder / f"{told['digest'][:16]}{told['suffix']}"
     for at, digest in ((path, told["digest"]), (store.sidecar_path(path), told["sidecar"])):
         if digest:
@@ -135,6 +137,9 @@ def main(name: str) -> None:
     request = json.loads(sys.stdin.read())
     try:
         kept = objects()
+        kept.path(request["model"]["digest"])  # is one: it and the name become part of a path
+        if name not in JOBS:
+            raise InputError(f"{name!r} is no job; there are {', '.join(JOBS)}.")
         folder = kept.folder / "runs" / f"{name}.{request['model']['digest'][:32]}"
         folder.mkdir(parents=True, exist_ok=True)
         folder.touch()

@@ -146,8 +146,10 @@ def _scheduler(
     loop.start()
     try:
         made = loop.run_sync(agent.scheduler, here, certificates)
-        progress.say(f"dashboard: {agent.dashboard(made) or 'needs bokeh'}")
-        yield made.address
-        loop.run_sync(made.close)
+        try:
+            progress.say(f"dashboard: {agent.dashboard(made) or 'needs bokeh'}")
+            yield made.address
+        finally:
+            loop.run_sync(made.close)
     finally:
         loop.stop()

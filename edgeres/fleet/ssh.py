@@ -140,15 +140,15 @@ async def _agent(device: Device, scheduler: str, folder: Path | None, started: t
         process = await connection.create_process(f"{_python(device)} -m edgeres.fleet.remote")
         said = asyncio.ensure_future(process.stderr.read())
         try:
-            port = await asyncio.wait_for(process.stdout.readline(), START)
-            if not port.strip().isdecimal():
+            port = await asyncio.wait_for(_port(process.stdout), START)
+            if not port:
                 raise _without(device, await said)
-            here = await connection.forward_local_port(LOOPBACK, 0, LOOPBACK, int(port))
+            here = await connection.forward_local_port(LOOPBACK, 0, LOOPBACK, port)
             there = await connection.forward_remote_port(LOOPBACK, 0, *_host_port(place))
             told = {
                 "name": device.name,
                 "scheduler": f"{scheme}://{LOOPBACK}:{there.get_port()}",
-                "listen": f"{LOOPBACK}:{int(port)}",
+                "listen": f"{LOOPBACK}:{port}",
                 "contact": f"{scheme}://{LOOPBACK}:{here.get_port()}",
                 "certificates": files,
             }
@@ -165,6 +165,15 @@ async def _agent(device: Device, scheduler: str, folder: Path | None, started: t
             process.close()
 
 
+async def _port(stdout: asyncssh.SSHReader[str]) -> int:
+    """The port that an agent says it will listen on; 0 where it ends before. What else the device's shell says, such as
+    an `echo` in its .bashrc, is passed over."""
+    while line := await stdout.readline():
+        if line.strip().isdecimal():
+            return int(line)
+    return 0
+
+
 async def _probe(device: Device) -> Found:
     if device.reach == "agent":
         raise UsageError(f"{device.name} dials in by itself; `edgeres devices probe --here` there tells what it is.")
@@ -173,7 +182,10 @@ async def _probe(device: Device) -> Found:
     if done.exit_status:
         raise _without(device, str(done.stderr))
     try:
-        return Found.model_validate_json(str(done.stdout))
+        said = str(done.stdout)
+        return Found.model_validate_json(
+            said[max(said.find("\n{") + 1, 0) :]
+        )  # the device's shell may say things first
     except ValueError:
         raise InputError(
             f"{device.name} has another edgeres, whose answer is unknown here; install this one."

@@ -84,15 +84,16 @@ def job(name: str, request: Mapping[str, Any]) -> dict[str, Any]:
     kept.folder.mkdir(parents=True, exist_ok=True)
     with (kept.folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        answer = run(name, request)
+        answer = run(name, request, lock.fileno())
     files = answer.pop("files", [])
     return {**answer, "files": {file: (kept.folder / file).read_bytes() for file in files}}
 
 
-def run(name: str, request: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer of a job's process; EdgeresError where it died."""
+def run(name: str, request: Mapping[str, Any], *kept: int) -> dict[str, Any]:
+    """The answer of a job's process, which keeps the files `kept` open; EdgeresError where it died."""
+    command = [sys.executable, "-c", CHILD, name]
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, name], input=json.dumps(request), capture_output=True, text=True, check=False
+        command, input=json.dumps(request), capture_output=True, text=True, check=False, pass_fds=kept
     )
     try:
         answer: Answer = json.loads(done.stdout.splitlines()[-1])

@@ -6,21 +6,27 @@ for a name nor for a revocation list.
 
 import asyncio
 import inspect
+import logging
 import ssl
-from collections.abc import Callable, Iterable, Set
+import time
+from collections.abc import Callable, Iterable, Mapping, Set
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from distributed import Scheduler
+from distributed.comm.addressing import normalize_address
 from distributed.core import Server
 from distributed.security import Security
 
+from edgeres.errors import EdgeresError
 from edgeres.fleet import certificates
 
 PERIOD = 1.0
 """Seconds between two looks at the revocation list."""
 WORKER = {"register-worker", "heartbeat_worker", "unregister"}
 """What the certificate of a device may ask of a scheduler."""
+logger = logging.getLogger("edgeres.agent")
 
 
 class Verified(Security):
@@ -58,21 +64,36 @@ class Verified(Security):
         return made
 
 
-async def enforce(scheduler: Scheduler, security: Verified) -> None:
-    """For as long as the scheduler runs: let devices do what workers do and nothing else, and end the connections of
-    certificates that are revoked meanwhile.
+def guard(scheduler: Scheduler) -> None:
+    """Let devices do what workers do and nothing else, each under the name of its certificate and for itself alone."""
+    restrict(scheduler, set(scheduler.handlers) - WORKER, {"client", "scheduler"})
+    for name in WORKER & set(scheduler.handlers):
+        scheduler.handlers[name] = _asked(scheduler.handlers[name], partial(_foreign, scheduler))
+    # Agents get nothing from each other; one that says that it holds a key would be asked for another's answer.
+    scheduler.stream_handlers.pop("add-keys", None)
 
-    Dask takes a worker whose connection ended for lost; when it dials in again it is refused.
+
+async def enforce(scheduler: Scheduler, security: Verified) -> None:
+    """For as long as the scheduler runs: end the connections of certificates that are revoked meanwhile.
+
+    Dask takes a worker whose connection ended for lost; when it dials in again it is refused. A list that cannot be
+    read is told of, and looked at again: until then the last one holds.
     """
     assert security.folder is not None
-    restrict(scheduler, set(scheduler.handlers) - WORKER, {"client", "scheduler"})
-    last = 0
+    last, told = 0, ""
     while True:
         await asyncio.sleep(PERIOD)
-        changed = (security.folder / certificates.CRL).stat().st_mtime_ns
-        if changed == last:
+        try:
+            changed = (security.folder / certificates.CRL).stat().st_mtime_ns
+            if changed == last:
+                continue
+            refused = security.refresh()
+        except (OSError, EdgeresError) as error:
+            if str(error) != told:
+                logger.warning("the revocation list cannot be read, the last one holds: %s", error)
+            told = str(error)
             continue
-        last, refused = changed, security.refresh()
+        last, told = changed, ""
         for comm in list(scheduler._comms):
             if int(comm.extra_info.get("peercert", {}).get("serialNumber", "0"), 16) in refused:
                 comm.abort()  # type: ignore[no-untyped-call]
@@ -80,19 +101,41 @@ async def enforce(scheduler: Scheduler, security: Verified) -> None:
 
 def restrict(server: Server, names: Iterable[str], holders: Set[str]) -> None:
     """Let a scheduler or worker do these things for nobody but whose certificates name one of `holders`."""
+
+    def refusal(name: str, asks: str, _: Mapping[str, Any]) -> str:
+        told = f"{name} is for {' and '.join(sorted(holders))}; the certificate is that of {asks}."
+        return "" if asks in holders else told
+
     for name in names:
-        server.handlers[name] = _restricted(name, server.handlers[name], holders)
+        server.handlers[name] = _asked(server.handlers[name], partial(refusal, name))
 
 
-def _restricted(name: str, handler: Callable[..., Any], holders: Set[str]) -> Callable[..., Any]:
+def _foreign(scheduler: Scheduler, asks: str, message: Mapping[str, Any]) -> str:
+    """Why a message of a worker is refused to the device `asks`, "" where it speaks for itself."""
+    there = scheduler.coerce_address(message["address"], message.get("resolve_address", True))
+    known = scheduler.workers.get(normalize_address(there))
+    if "name" in message:  # it registers
+        named = {str(message["name"]), *(key.removeprefix("device:") for key in message["resources"])}
+    else:
+        named = {str(known.name)} if known else set()
+    other = ", ".join(sorted(named - {asks}))
+    return (
+        other
+        and f"{other} cannot be served with the certificate of {asks}; give the name and the folder of one device."
+    )
+
+
+def _asked(handler: Callable[..., Any], refusal: Callable[[str, Mapping[str, Any]], str]) -> Callable[..., Any]:
     """A handler that asks first; its signature tells Dask what to call it with."""
     signature = inspect.signature(handler)
     parameters = [one for one in signature.parameters.values() if one.name != "comm"]
 
     async def checked(comm: Any, **message: Any) -> Any:
-        asks = dict(comm.extra_info.get("peercert", {}).get("subjectAltName", ())).get("DNS")
-        if asks not in holders:
-            raise PermissionError(f"{name} is for {' and '.join(sorted(holders))}; the certificate is that of {asks}.")
+        asks = str(dict(comm.extra_info.get("peercert", {}).get("subjectAltName", ())).get("DNS"))
+        if told := refusal(asks, message):
+            if "server_id" in message:  # a worker that registers takes no exception for an answer
+                return await comm.write({"status": "error", "message": told, "time": time.time()})
+            raise PermissionError(told)
         answer = handler(comm, **message) if "comm" in signature.parameters else handler(**message)
         return await answer if inspect.isawaitable(answer) else answer
 

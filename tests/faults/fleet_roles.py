@@ -19,7 +19,7 @@ from edgeres.fleet.client import Fleet
 from edgeres.store import Sidecar
 
 
-def scripted(name: str, request: Mapping[str, Any]) -> dict[str, Any]:
+def scripted(name: str, request: Mapping[str, Any], *_: int) -> dict[str, Any]:
     """A job that takes a while and gives a number that no other gives; done once, it is done."""
     folder = tasks.objects().folder / "runs" / name
 

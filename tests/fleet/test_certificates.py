@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -116,7 +117,12 @@ def test_an_old_certificate_is_refused_on_either_side(folder: Path, monkeypatch:
     assert "expired" in joins(folder, intruder(folder / "old", folder / "ca.pem", "worker"))
     shutil.rmtree(folder / "scheduler")
     certificates.issue(folder, "scheduler")
-    assert "expired" in hosts(folder, certificates.security(folder, "scheduler"))
+    assert "expired" in hosts(folder, intruder(folder / "scheduler", folder / "ca.pem", "scheduler"))
+    with pytest.raises(UsageError, match=r"scheduler.certificate\.pem was valid until .*devices init"):
+        certificates.security(folder, "scheduler")
+    monkeypatch.undo()
+    certificates.init(folder)
+    assert certificates.security(folder, "scheduler")
 
 
 def test_a_time_that_is_over_gets_a_new_certificate(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,6 +177,22 @@ def test_two_are_revoked_one_after_the_other(folder: Path) -> None:
         assert "revoked" in talk(listening, dialler)
 
 
+def test_of_devices_that_are_revoked_at_once_none_is_forgotten(folder: Path) -> None:
+    names = ["nano", "pi", "nuc"]
+    serials = {certificates._certificate(certificates.issue(folder, name) / "certificate.pem") for name in names}
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda name: certificates.revoke(folder, name), names))
+    assert certificates.revoked(folder) == {one.serial_number for one in serials}
+
+
+def test_a_revocation_list_that_is_lost_makes_no_new_ca(folder: Path) -> None:
+    before = (folder / "ca.pem").read_bytes()
+    (folder / "crl.pem").unlink()
+    with pytest.raises(InputError, match=r"crl\.pem is gone.*restore it"):
+        certificates.init(folder)
+    assert (folder / "ca.pem").read_bytes() == before
+
+
 def test_a_run_ends_the_connection_of_a_device_that_is_revoked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tls, "PERIOD", 0.05)
     stolen = Path(shutil.copytree(folder / "nano", folder / "stolen"))
@@ -180,6 +202,7 @@ def test_a_run_ends_the_connection_of_a_device_that_is_revoked(folder: Path, mon
 
     async def main() -> None:
         async with Scheduler(host="127.0.0.1", port=0, dashboard=False, security=security) as scheduler:
+            tls.guard(scheduler)
             guard = asyncio.create_task(tls.enforce(scheduler, security))
             options: dict[str, Any] = {"host": "127.0.0.1", "nthreads": 1, "dashboard": False}
             taken = certificates.security(stolen, "worker")
@@ -210,7 +233,7 @@ def test_a_device_may_ask_nothing_that_a_client_may(folder: Path) -> None:
 
     async def main() -> list[Any]:
         async with Scheduler(host="127.0.0.1", port=0, dashboard=False, security=security) as scheduler:
-            guard = asyncio.create_task(tls.enforce(scheduler, security))
+            tls.guard(scheduler)
             answers = []
             for dialler in (
                 certificates.security(folder, "client").get_connection_args("client"),
@@ -221,7 +244,6 @@ def test_a_device_may_ask_nothing_that_a_client_may(folder: Path) -> None:
                     await comm.write({**message, "reply": True})
                     answers.append(await comm.read())
                 await comm.close()
-            guard.cancel()
             return answers
 
     ours, theirs = (answers := asyncio.run(main()))[:3], answers[3:]
@@ -231,6 +253,65 @@ def test_a_device_may_ask_nothing_that_a_client_may(folder: Path) -> None:
     assert [
         "is for client and scheduler; the certificate is that of nano" in answer["exception_text"] for answer in theirs
     ] == [True] * 3
+
+
+def test_a_device_speaks_for_no_other(folder: Path) -> None:
+    """Neither under its name, nor for its work, nor to put it out."""
+    security = certificates.security(folder, "scheduler")
+    certificates.issue(folder, "pi")
+    options: dict[str, Any] = {"host": "127.0.0.1", "nthreads": 1, "dashboard": False}
+
+    async def refused(address: str, name: str, **asked: Any) -> str:
+        taken = certificates.security(folder / "nano", "worker")
+        with pytest.raises(RuntimeError) as caught:
+            await Worker(address, name=name, security=taken, **options, **asked)
+        return str(caught.value.__cause__)
+
+    async def main() -> None:
+        async with Scheduler(host="127.0.0.1", port=0, dashboard=False, security=security) as scheduler:
+            tls.guard(scheduler)
+            assert "pi cannot be served with the certificate of nano" in await refused(scheduler.address, "pi")
+            assert "pi cannot be served" in await refused(scheduler.address, "nano", resources={"device:pi": 1})
+            own = certificates.security(folder / "pi", "worker")
+            async with Worker(scheduler.address, name="pi", resources={"device:pi": 1}, security=own, **options) as pi:
+                dialler = certificates.security(folder / "nano", "worker").get_connection_args("worker")
+                comm = await connect(scheduler.address, **dialler)
+                for message in ({"op": "unregister", "stimulus_id": "x"}, {"op": "heartbeat_worker", "metrics": {}}):
+                    await comm.write({**message, "address": pi.address, "reply": True})
+                    assert "pi cannot be served" in (await comm.read())["exception_text"]
+                await comm.close()
+                await asyncio.sleep(1.5)
+                assert [worker.name for worker in scheduler.workers.values()] == ["pi"], "its own heartbeats pass"
+                assert pi.status.name == "running"
+
+    asyncio.run(main())
+
+
+def test_a_revocation_list_that_is_away_for_a_while_ends_no_enforcement(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tls, "PERIOD", 0.02)
+    security = certificates.security(folder, "scheduler")
+    assert isinstance(security, tls.Verified)
+    stolen = SimpleNamespace(extra_info={}, abort=lambda: aborted.append(True))
+    aborted: list[bool] = []
+
+    async def main() -> None:
+        guard = asyncio.create_task(tls.enforce(SimpleNamespace(_comms=[stolen]), security))  # type: ignore[arg-type]
+        await asyncio.sleep(0.1)
+        content = (folder / "crl.pem").read_bytes()
+        (folder / "crl.pem").unlink()
+        await asyncio.sleep(0.1)
+        (folder / "crl.pem").write_bytes(content)
+        serial = certificates._certificate(folder / "nano" / "certificate.pem").serial_number
+        stolen.extra_info["peercert"] = {"serialNumber": f"{serial:X}"}
+        certificates.revoke(folder, "nano")
+        await asyncio.sleep(0.2)
+        guard.cancel()
+
+    asyncio.run(main())
+    assert aborted
+    assert caplog.text.count("the last one holds") == 1
 
 
 def test_an_agent_works_for_nobody_but_the_scheduler(folder: Path) -> None:

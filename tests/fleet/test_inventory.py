@@ -1,4 +1,5 @@
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -139,3 +140,11 @@ def test_a_wrong_inventory_is_refused_with_its_place(path: Path, text: str, matc
 def test_no_inventory_is_a_matter_of_usage(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="devices add"):
         inventory.read(tmp_path / "devices.toml")
+
+
+def test_of_devices_that_are_added_at_once_none_is_lost(tmp_path: Path) -> None:
+    path, names = tmp_path / "devices.toml", [f"d{number}" for number in range(12)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda name: inventory.put(path, Device(name=name, reach="agent")), names))
+    assert sorted(inventory.read(path).devices) == sorted(names)
+    assert [file.name for file in tmp_path.iterdir()] == ["devices.toml"]

@@ -1,6 +1,11 @@
 """A recipe measured on devices. These share this process and its clock; what goes between is what Dask would carry."""
 
+import io
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +40,7 @@ class Near(Fleet):
         return tasks.value(task(*arguments))
 
 
-def in_this_process(name: str, request: Mapping[str, Any]) -> dict[str, Any]:
+def in_this_process(name: str, request: Mapping[str, Any], *_: int) -> dict[str, Any]:
     kept = tasks.objects()
     folder = kept.folder / "runs" / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -154,6 +159,40 @@ def test_a_job_that_dies_says_so_and_how(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr(tasks, "CHILD", child_)
         with pytest.raises(EdgeresError, match=said):
             tasks.value(tasks.job("finish", {}))
+
+
+def test_a_job_that_outlives_its_agent_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two at a time would measure each other. The agent is killed; its job goes on for a while."""
+    job = "import os, sys, time; open(sys.argv[1], 'w').close(); time.sleep(1.5); os.remove(sys.argv[1])"
+    agent = "import sys; from edgeres.fleet import tasks; tasks.CHILD = sys.argv[1]; tasks.job(sys.argv[2], {})"
+    work, environment = tmp_path / "at work", {**os.environ, tasks.FOLDER: str(tmp_path)}
+    killed = subprocess.Popen([sys.executable, "-c", agent, job, str(work)], env=environment)
+    while not work.exists():
+        assert killed.poll() is None
+        time.sleep(0.02)
+    killed.kill()
+    killed.wait()
+    after = f"import os, sys; sys.exit('still at work' if os.path.exists({str(work)!r}) else 'it was done')"
+    monkeypatch.setenv(tasks.FOLDER, str(tmp_path))
+    monkeypatch.setattr(tasks, "CHILD", after)
+    assert "it was done" in tasks.job("next", {})["message"]
+
+
+def test_no_job_leaves_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(tasks.FOLDER, str(tmp_path / "kept"))
+    model = {"digest": "0" * 64, "suffix": "/../../stolen", "sidecar": ""}
+    for name, digest, said in (
+        ("../../x", "0" * 64, "is no job"),
+        ("finish", "../" * 20, "is no SHA-256"),
+        ("gather", "0" * 64, "is no suffix"),
+    ):
+        request = {"model": {**model, "digest": digest}, "scales": {}}
+        monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(request)))
+        jobs.main(name)
+        assert said in json.loads(capsys.readouterr().out)["message"]
+    assert [path.name for path in tmp_path.rglob("*")][2:] == ["gather." + 32 * "0"]
 
 
 def test_a_device_that_became_slow_is_told(tmp_path: Path) -> None:

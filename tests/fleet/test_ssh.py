@@ -1,5 +1,6 @@
 """Devices reached by SSH, with OpenSSH's own server on loopback in their place."""
 
+import asyncio
 import os
 import pwd
 import shutil
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -74,12 +76,16 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]
 
 @pytest.fixture
 def device(sshd: tuple[int, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Device:
-    """A device that the home folder may log in to, whose python notes its process in `pid`."""
+    """A device that the home folder may log in to, whose shell greets, and whose python notes its process in `pid`."""
     port, home = sshd
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     python = tmp_path / "python"
-    lines = [f"echo $$ > {tmp_path / 'pid'}", f"export PYTHONPATH={ROOT} EDGERES_AGENT_FOLDER={tmp_path / 'kept'}"]
+    lines = [
+        "echo Welcome to the lab",
+        f"echo $$ > {tmp_path / 'pid'}",
+        f"export PYTHONPATH={ROOT} EDGERES_AGENT_FOLDER={tmp_path / 'kept'}",
+    ]
     python.write_text("\n".join(["#!/bin/sh", *lines, f'exec {sys.executable} "$@"', ""]))
     python.chmod(0o755)
     return Device(name="nano", address=f"{USER}@127.0.0.1:{port}", python=str(python))
@@ -140,6 +146,16 @@ def test_a_device_that_is_off_is_told_of(device: Device) -> None:
     error = _refused(device.model_copy(update={"address": "127.0.0.1:1"}))
     assert "does not answer" in str(error)
     assert "dials in" in str(ssh.probe([Device(name="pi", reach="agent")])["pi"])
+
+
+@pytest.mark.parametrize(("said", "port"), [("Welcome\n\n4321\n", 4321), ("Welcome\n", 0), ("", 0)])
+def test_what_a_shell_says_before_the_agent_is_passed_over(said: str, port: int) -> None:
+    lines = iter(said.splitlines(keepends=True))
+
+    async def readline() -> str:
+        return next(lines, "")
+
+    assert asyncio.run(ssh._port(SimpleNamespace(readline=readline))) == port  # type: ignore[arg-type]
 
 
 def test_an_agent_is_there_for_as_long_as_it_is_needed(device: Device, tmp_path: Path) -> None:
