@@ -80,8 +80,8 @@ SCHEMES: Mapping[str, Scheme] = {
         ),
         Scheme(
             "openvino",
-            "OpenVINO: U8 activations, residual sums fused into the convolution before them",
-            _CONVOLUTIONS,
+            "OpenVINO: U8 activations, residual sums with both summands in INT8 fused into the convolution before them",
+            _ALL - {Role.OUTPUT},
             np.uint8,
             symmetric=False,
             paired=True,

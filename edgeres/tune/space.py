@@ -107,7 +107,7 @@ def runs(target: Target, choice: Choice) -> Iterator[Candidate]:
 
 PLACEMENTS = {
     "onnxruntime": ("-branch", "-shortcut"),
-    "openvino": ("+branch", "-shortcut"),
+    "openvino": ("-branch", "-shortcut"),
 }
 """Backend -> what its own scheme may do otherwise at the residual sums, see `schemes.find`."""
 SETTINGS: Mapping[str, Sequence[tuple[str, str]]] = {

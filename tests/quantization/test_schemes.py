@@ -104,9 +104,9 @@ def test_an_integer_bias_is_refused_where_the_bias_is_float(name: str) -> None:
 
 def test_a_name_may_add_roles_and_take_some_away() -> None:
     own = find("openvino")
-    more = find("openvino+branch-shortcut")
-    assert more.name == "openvino+branch-shortcut"
-    assert more.roles == (own.roles | {Role.BRANCH}) - {Role.SHORTCUT}
+    more = find("openvino+output-shortcut")
+    assert more.name == "openvino+output-shortcut"
+    assert more.roles == (own.roles | {Role.OUTPUT}) - {Role.SHORTCUT}
     assert (more.activation, more.paired) == (own.activation, own.paired)
     assert find("onnxruntime-vnni-head").roles == find("onnxruntime-vnni").roles - {Role.HEAD}
     for name in ("openvino+nothing", "nothing+branch", "openvino+"):
