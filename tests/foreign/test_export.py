@@ -82,9 +82,7 @@ def test_a_file_of_edgeres_keeps_what_it_says_of_itself(theirs: Path, tmp_path: 
     assert onnx_io.info(other).preprocess == Preprocess.parse({"crop": 16, **told, "mean": (0.0, 0.0, 0.0)}, "")
 
 
-def test_files_of_edgeres_with_another_end_or_input_are_refused(
-    theirs: Path, tmp_path: Path, images: ImageSet
-) -> None:
+def test_files_of_edgeres_with_another_end_or_input_are_refused(theirs: Path, tmp_path: Path, images: ImageSet) -> None:
     first = export(theirs, tmp_path / "first.onnx", images=images).path
     for change, message in (({"task": "features"}, "gives maps"), ({"frame": "u8-nhwc-bgr"}, "camera bytes")):
         model = onnx_io.load(first)
