@@ -93,9 +93,10 @@ def inspect(path: Path, target: Target, source: Path | None = None) -> Inspectio
     found = hosts(network, built)
     sidecar = store.read_sidecar(model)
     given = sidecar.parameters.get("scheme") if sidecar and sidecar.kind == "quantized" else None
+    features = machine.features()
     findings = [
-        *lint.saturation(network, found, target, best, given, machine.describe().features),
-        *lint.evidence(network, built, found, target, best, given),
+        *lint.saturation(network, found, target, best, given, features),
+        *lint.evidence(network, built, found, target, best, given, features),
         *known,
     ]
     return Inspection(_shared(_joined(network, built, found)), tuple(findings), versions)

@@ -102,10 +102,12 @@ def evidence(
     target: Target,
     best: str,
     given: str | None,
+    features: Sequence[str],
 ) -> Iterator[Finding]:
-    """What the built engine shows; `found` is the runtime's layer of each layer, `given` the file's own scheme."""
+    """What the built engine shows; `found` is the runtime's layer of each layer, `given` the file's own scheme,
+    `features` are those of this machine's CPU."""
     advice = f"quantize with `--scheme {best}`"
-    if given and (given == best or given.startswith(f"{best}-")):  # its variants for one kind of CPU, too
+    if given and (given == best or (given.startswith(f"{best}-") and _suits(given, features))):
         advice = f"leave it: `--scheme {given}` is the best for {target}, and this is what is left"
     for layer in network.layers:
         run = found.get(name(layer))
@@ -121,6 +123,13 @@ def evidence(
         yield Finding(
             name(pair.quantize), "left standing: a conversion of its own, fused into no layer", advice, "runtime"
         )
+
+
+def _suits(scheme: str, features: Sequence[str]) -> bool:
+    """Whether a scheme is not a variant for another kind of CPU than this one; it may be where nothing is known."""
+    if scheme.endswith("-arm"):
+        return "sse4_2" not in features
+    return not scheme.endswith("-vnni") or not features or bool(set(features) & set(VNNI))
 
 
 def _reason(network: Network, layer: NodeProto) -> str:

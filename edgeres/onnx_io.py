@@ -102,6 +102,10 @@ def describe(model: onnx.ModelProto, info: ModelInfo) -> None:
     onnx.helper.set_model_props(model, {PREFIX + key: json.dumps(value) for key, value in info.to_json().items()})
 
 
+def is_described(model: onnx.ModelProto) -> bool:
+    return any(p.key.startswith(PREFIX) for p in model.metadata_props)
+
+
 def description(model: onnx.ModelProto, where: Path) -> ModelInfo:
     """Read what `describe` stored; InputError where nothing is stored."""
     stored = {p.key.removeprefix(PREFIX): p.value for p in model.metadata_props if p.key.startswith(PREFIX)}

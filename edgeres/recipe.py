@@ -109,6 +109,15 @@ class Recipe(Part):
     check: dict[str, float | str] = {}
 
 
+_PARTS: Mapping[str, type[Part]] = {
+    "model": ModelPart,
+    "data": DataPart,
+    "quantization": QuantizationPart,
+    "bench": BenchPart,
+    "targets": TargetPart,
+}
+
+
 def read(path: Path) -> Recipe:
     """Read a recipe, paths from its own folder on; UsageError where it is absent, InputError where it is wrong."""
     try:
@@ -118,8 +127,12 @@ def read(path: Path) -> Recipe:
     try:
         recipe = Recipe.model_validate({"name": path.stem, **content})
     except ValidationError as error:
-        first = error.errors()[0]
+        # An unknown key is often why another one is missing.
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         place = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            part = _PARTS.get(str(first["loc"][0]), Recipe) if len(first["loc"]) > 1 else Recipe
+            raise InputError(f"{path}: there is no key {place}; there are {', '.join(part.model_fields)}.") from None
         raise InputError(f"{path}: {place}: {first['msg']}; mend the recipe.") from None
     except UsageError as error:  # of a target
         raise InputError(f"{path}: {error}") from None

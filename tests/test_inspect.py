@@ -282,6 +282,29 @@ def test_what_is_left_in_the_best_scheme_is_left_alone(files: dict[str, Path]) -
     assert {one.advice.split(":")[0] for one in named.values()} <= {"leave it"}
 
 
+@x86
+@pytest.mark.parametrize(
+    ("scheme", "features", "advice"),
+    [
+        ("onnxruntime-arm", ["sse4_2", "avx2", "avx512_vnni"], "quantize with `--scheme onnxruntime`"),
+        ("onnxruntime-arm", ["asimd", "asimddp"], "leave it"),
+        ("onnxruntime-vnni", ["sse4_2", "avx2"], "quantize with `--scheme onnxruntime`"),
+        ("onnxruntime-vnni", ["sse4_2", "avx2", "avx_vnni"], "leave it"),
+    ],
+)
+def test_a_scheme_for_another_kind_of_cpu_is_not_called_the_best(
+    files: dict[str, Path], tmp_path: Path, scheme: str, features: list[str], advice: str, monkeypatch: Any
+) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(files["onnxruntime"].read_bytes())
+    sidecar = json.loads(store.sidecar_path(files["onnxruntime"]).read_text())
+    sidecar["parameters"]["scheme"] = scheme
+    store.sidecar_path(file).write_text(json.dumps(sidecar))
+    monkeypatch.setattr(inspect.machine, "features", lambda: features)
+    named = findings(inspected(file, ORT))
+    assert named and {one.advice.split(":")[0] for one in named.values()} == {advice}
+
+
 # Lint: what is known of the runtimes
 
 

@@ -91,7 +91,17 @@ def test_a_long_recipe_says_everything(tmp_path: Path) -> None:
     ("old", "new", "said"),
     [
         ('weights = "weights.pth"', "", r"model: Value error, give either weights or onnx"),
-        ('weights = "weights.pth"', 'weights = "w"\nwieghts = "w"', r"model\.wieghts: Extra inputs"),
+        (
+            'weights = "weights.pth"',
+            'weights = "w"\nwieghts = "w"',
+            r"no key model\.wieghts; there are weights, onnx, arch",
+        ),
+        ("\n", 'weights = "w"\n', r"no key weights; there are name, model, data"),
+        (
+            'targets = ["openvino:cpu"]',
+            'targets = [{target = "a:b", thread = 2}]',
+            r"no key .*thread; there are target",
+        ),
         (
             'calibration = "../photos"',
             'calibration = "c"\nsamples = 0',

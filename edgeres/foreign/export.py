@@ -41,8 +41,9 @@ def export(
 
     `source` is an ONNX file of opset 9 or newer, beside it its external data, or a program of `torch.export.save`
     (.pt2). `batch` None leaves the batch free where the graph allows it. `preprocess` overrides fields of what `source`
-    expects of its images: by default ImageNet's at its own size, or plain pixels where it normalises them itself; a
-    normalisation in the graph becomes part of the preprocessing. `task` says what its one output is for: a Softmax, or
+    expects of its images: by default what a file of edgeres says of itself, which keeps its task and class names, too;
+    else ImageNet's at its own size, or plain pixels where it normalises them itself; a normalisation in the graph
+    becomes part of the preprocessing. `task` says what its one output is for: a Softmax, or
     Sigmoid of labels, behind logits is left out; an embedding is the output as it is. The results are the fields of
     `edgeres.parity.Parity` and `notes`, in plain words. Input, output and the other options are as in
     `edgeres.export.export`.
@@ -55,14 +56,19 @@ def export(
         raise UsageError(f"opset {opset} is not supported; choose from 13 (per-channel Q/DQ begins there) to 21.")
     given = dict(preprocess or {})
     loaded = read.read(source)
+    stored = _stored(loaded.model, source)
+    task = stored.task if stored and task == "classification" else task
     made = convert(loaded.model, source, task, size=given.get("crop"), batch=batch, opset=opset)
+    if stored:
+        given = {**stored.preprocess.to_json(), "crop": made.image.side, **given}
     before, units = _preprocess(made, given)
     wanted = _normalised(before, made.normalisation)
-    names = tuple(classes)
+    names = tuple(classes) or (stored.classes if stored else ())
     if names and len(names) != made.outputs:
         raise UsageError(f"{len(names)} class names were given, {source} has {made.outputs} outputs; give one each.")
-    info = ModelInfo(source.stem, wanted, made.outputs, names, task)
-    notes = _meant(made.output, task) + _notes(made, units, before, given, batch) + _order(wanted)
+    info = ModelInfo(stored.arch if stored else source.stem, wanted, made.outputs, names, task)
+    notes = _meant(made.output, task) + _notes(made, units, before, given, batch)
+    notes += ["its preprocessing is that which the file holds"] if stored else _order(wanted)
     photos = images or open_images(SAMPLES)
 
     def write(path: Path) -> Mapping[str, Any]:
@@ -78,6 +84,18 @@ def export(
     parameters = {"opset": opset, "batch": made.batch, "model": info.to_json()}
     versions = store.versions("edgeres", *loaded.packages)
     return store.make(out, Sidecar("onnx", made_from, parameters, versions), write)
+
+
+def _stored(model: onnx.ModelProto, source: Path) -> ModelInfo | None:
+    """What a file of edgeres says of itself; None of any other. UsageError where its end or its input is another."""
+    if not onnx_io.is_described(model):
+        return None
+    stored = onnx_io.description(model, source)
+    if stored.task in ("features", "detection"):
+        raise UsageError(f"{source} gives maps; export it anew from its checkpoint, with --weights.")
+    if stored.frame:
+        raise UsageError(f"{source} is built for camera bytes; give the file that it was built from.")
+    return stored
 
 
 def _operators(model: onnx.ModelProto) -> Counter[str]:

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -201,7 +202,14 @@ def load(arch: str | None, checkpoint: Checkpoint, head: bool = True) -> tuple[s
             "see `edgeres export --list`."
         )
     if name not in ARCHITECTURES:
-        raise UsageError(f"there is no architecture {name!r}; there are {', '.join(ARCHITECTURES)}.")
+        alike = [known for known in ARCHITECTURES if name and name in known][:3] or get_close_matches(
+            name, ARCHITECTURES
+        )
+        meant = f"did you mean {' or '.join(alike)}? " if alike else ""
+        raise UsageError(
+            f"there is no architecture {name!r}; {meant}`edgeres export --list` lists them, and without --arch it is "
+            "recognised."
+        )
     model = _with_head(build(name, outputs), checkpoint.state)
     problems = _problems(model, checkpoint.state)
     if problems and all(problem.endswith(EXTRA) and not BODY.match(problem) for problem in problems):

@@ -5,6 +5,7 @@ import pickle
 import time
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -68,6 +69,27 @@ def test_top_1_is_that_of_the_original(theirs: Path, tmp_path: Path, images: Ima
     probabilities = np.concatenate([old.run(None, {"x": image[None]})[0] for image in given])
     logits = new.run(None, {"input": given})[0]
     assert np.allclose(np.exp(logits) / np.exp(logits).sum(1, keepdims=True), probabilities, atol=1e-6)
+
+
+def test_a_file_of_edgeres_keeps_what_it_says_of_itself(theirs: Path, tmp_path: Path, images: ImageSet) -> None:
+    names = ["a", "b", "c", "d", "e"]
+    told = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "resize": 20, "interpolation": "bicubic"}
+    first = export(theirs, tmp_path / "first.onnx", images=images, classes=names, preprocess=told).path
+    again = export(first, tmp_path / "again.onnx", images=images, opset=21)
+    assert onnx_io.info(again.path) == onnx_io.info(first)
+    assert again.sidecar.results["notes"] == ["its preprocessing is that which the file holds"]
+    other = export(first, tmp_path / "other.onnx", images=images, preprocess={"mean": (0.0, 0.0, 0.0)}).path
+    assert onnx_io.info(other).preprocess == Preprocess.parse({"crop": 16, **told, "mean": (0.0, 0.0, 0.0)}, "")
+
+
+def test_files_of_edgeres_with_another_end_or_input_are_refused(theirs: Path, tmp_path: Path, images: ImageSet) -> None:
+    first = export(theirs, tmp_path / "first.onnx", images=images).path
+    for change, message in (({"task": "features"}, "gives maps"), ({"frame": "u8-nhwc-bgr"}, "camera bytes")):
+        model = onnx_io.load(first)
+        onnx_io.describe(model, replace(onnx_io.info(first), **change))
+        onnx.save(model, tmp_path / "changed.onnx")
+        with pytest.raises(UsageError, match=message):
+            export(tmp_path / "changed.onnx", tmp_path / "again.onnx", images=images)
 
 
 def row(net: Writer, outputs: int) -> str:
