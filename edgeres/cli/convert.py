@@ -113,7 +113,7 @@ def quantize(
     scheme: Annotated[
         str,
         typer.Option(
-            help="onnxruntime (-avx2, -vnni, -arm), openvino (also: +branch, -shortcut), tensorrt, portable; fp16."
+            help="onnxruntime (-avx2, -vnni, -arm), openvino (also: -branch, -shortcut), tensorrt, portable; fp16."
         ),
     ] = "portable",
     method: Annotated[

@@ -117,7 +117,7 @@ _ALTERED = re.compile(rf"(.+?)((?:[+-](?:{'|'.join(role.value for role in Role)}
 
 
 def find(name: str) -> Scheme:
-    """The scheme of a name, which may add roles or take some away: `openvino+branch`, `onnxruntime-shortcut-head`.
+    """The scheme of a name, which may add roles or take some away: `openvino-branch`, `onnxruntime-shortcut-head`.
 
     UsageError where there is no such scheme.
     """

@@ -402,7 +402,7 @@ def test_tensors_of_another_network_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_architecture_is_a_usage_error_that_says_which_was_meant(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no architecture 'resnet19'; did you mean resnet1.*export --list"):
+    with pytest.raises(UsageError, match=r"no architecture 'resnet19'; did you mean resnet1.*export --list"):
         load("resnet19", read(saved(tmp_path, STATE)))
 
 

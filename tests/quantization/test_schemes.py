@@ -38,9 +38,9 @@ def test_an_unknown_scheme_names_the_known_ones() -> None:
         find("int4")
 
 
-def test_only_onnx_runtime_has_residual_sums_of_its_own() -> None:
-    """Other runtimes fuse the sum into the convolution before it, where no Q/DQ may stand between."""
-    mine = {"onnxruntime", "onnxruntime-vnni", "onnxruntime-arm"}
+def test_runtimes_on_cpus_add_in_int8() -> None:
+    """TensorRT fuses the sum into the convolution before it, where no Q/DQ may stand between."""
+    mine = {"onnxruntime", "onnxruntime-vnni", "onnxruntime-arm", "openvino"}
     assert {name for name, scheme in SCHEMES.items() if Role.BRANCH in scheme.roles} == mine
     assert all(Role.SHORTCUT in scheme.roles for scheme in SCHEMES.values() if scheme.roles)
 
