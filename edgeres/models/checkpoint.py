@@ -202,9 +202,8 @@ def load(arch: str | None, checkpoint: Checkpoint, head: bool = True) -> tuple[s
             "see `edgeres export --list`."
         )
     if name not in ARCHITECTURES:
-        alike = [known for known in ARCHITECTURES if name and name in known][:3] or get_close_matches(
-            name, ARCHITECTURES
-        )
+        alike = sorted((one for one in ARCHITECTURES if name in one), key=lambda one: not one.endswith(name))[:3]
+        alike = alike or get_close_matches(name, ARCHITECTURES)
         meant = f"did you mean {' or '.join(alike)}? " if alike else ""
         raise UsageError(
             f"there is no architecture {name!r}; {meant}`edgeres export --list` lists them, and without --arch it is "

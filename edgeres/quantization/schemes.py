@@ -80,7 +80,7 @@ SCHEMES: Mapping[str, Scheme] = {
         ),
         Scheme(
             "openvino",
-            "OpenVINO: U8 activations, residual sums with both summands in INT8 fused into the convolution before them",
+            "OpenVINO: U8 activations, both summands of residual sums in INT8, biases in float",
             _ALL - {Role.OUTPUT},
             np.uint8,
             symmetric=False,
