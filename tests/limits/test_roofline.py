@@ -115,10 +115,12 @@ def test_the_networks_of_the_peaks_run_in_the_arithmetic_that_they_are_for(
         return np.ones([side or 1 for side in engine.input_shape], np.float32)
 
     def profile(subject: Subject) -> tuple[int, list[LayerTime]]:
-        """A clock by which each layer takes as long as it has bytes of activations."""
+        """A clock by which each layer takes as long as it has bytes of activations, and what only reorders them no time
+        at all to speak of: ONNX Runtime names that by the layer before it."""
         asked.append(subject)
         taken = engines.profile(subject.path, subject.target, given, 1, subject.settings)
-        return 1, [replace(one, ms=9e9, least=one.moved / 1e6) for one in taken]
+        times = ((one, 1e-9 if "ReorderOutput" in one.layer.operators else one.moved / 1e6) for one in taken)
+        return 1, [replace(one, ms=9e9, least=least) for one, least in times]
 
     monkeypatch.setattr(measure, "profile", profile)
     found = peaks.limits(Target(runtime, "cpu"), 1)
