@@ -29,6 +29,7 @@ from edgeres.backends.base import (
     LayerTime,
     RuntimeLayer,
 )
+from edgeres.backends.onnxruntime_emulated_child import numpy_name
 from edgeres.errors import BuildError, MissingRuntime, UsageError
 from edgeres.types import Images, Settings, Target
 
@@ -244,7 +245,7 @@ class _Session(Engine):
         self.given, self.outputs = given.name, tuple(taken.name for taken in session.get_outputs())
         n, *rest = given.shape
         self.input_shape = (n if isinstance(n, int) else None, *rest)
-        self.input_type = {"tensor(float)": "float32"}.get(given.type, given.type[7:-1])
+        self.input_type = numpy_name(given.type)
         self.properties = {
             "runtime": "onnxruntime",
             "version": version,

@@ -35,6 +35,11 @@ def receive(pipe: IO[bytes]) -> Any:
         return [found[name] for name in found.files]
 
 
+def numpy_name(kind: str) -> str:
+    """NumPy's name of a type as ONNX Runtime gives it: `tensor(uint8)`."""
+    return {"tensor(float)": "float32"}.get(kind, kind[7:-1])
+
+
 def main(request: str) -> None:
     """Load, say so, and answer."""
     import onnxruntime
@@ -53,7 +58,7 @@ def main(request: str) -> None:
     (given,) = session.get_inputs()
     told = {
         "shape": [side if isinstance(side, int) else None for side in given.shape],
-        "type": {"tensor(float)": "float32"}.get(given.type, given.type[7:-1]),
+        "type": numpy_name(given.type),
         "outputs": [taken.name for taken in session.get_outputs()],
         "machine": platform.machine(),
         "version": onnxruntime.__version__,

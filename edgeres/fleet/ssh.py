@@ -183,9 +183,7 @@ async def _probe(device: Device) -> Found:
         raise _without(device, str(done.stderr))
     try:
         said = str(done.stdout)
-        return Found.model_validate_json(
-            said[max(said.find("\n{") + 1, 0) :]
-        )  # the device's shell may say things first
+        return Found.model_validate_json(said[said.find("\n{") + 1 :])  # the device's shell may say things first
     except ValueError:
         raise InputError(
             f"{device.name} has another edgeres, whose answer is unknown here; install this one."

@@ -70,9 +70,8 @@ def cholesky(matrix: Matrix) -> list[Matrix]:
     upper is left over. Gives the inverses of the factor's blocks on the diagonal. LinAlgError where it is not positive
     definite."""
     inverses = []
-    for start in range(0, len(matrix), BLOCK):
-        stop = min(start + BLOCK, len(matrix))
-        corner, below, rest = matrix[start:stop, start:stop], matrix[stop:, start:stop], matrix[stop:, stop:]
+    for here in _blocks(len(matrix)):
+        corner, below, rest = matrix[here, here], matrix[here.stop :, here], matrix[here.stop :, here.stop :]
         corner[:] = np.linalg.cholesky(corner)
         inverse = np.tril(np.linalg.inv(corner)).astype(matrix.dtype)
         inverses.append(inverse)
