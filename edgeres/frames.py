@@ -17,18 +17,22 @@ from edgeres.qdq import Network
 from edgeres.types import Frame, Preprocess
 
 BGR: Frame = "u8-nhwc-bgr"
+RGB = np.array([0, 1, 2])
+ALONG_CHANNELS = helper.make_attribute("axis", 1)
 
 
 @dataclass(frozen=True)
 class _Levels:
     """The way from the image to its quantized levels: the nodes on it, the last of which quantizes; by how many pixels
     it pads at the top, left, bottom and right, and the pixel that stands there, uint8 (3,); the zero point for pixels
-    that are not shifted to INT8."""
+    that are not shifted to INT8; the channels that it picks. Where each channel is quantized by itself, the way ends
+    before it pads, and `zero_point` is None."""
 
     nodes: tuple[NodeProto, ...]
     pads: tuple[int, int, int, int]
     border: NDArray[np.uint8]
-    zero_point: NDArray[np.uint8]
+    zero_point: NDArray[np.uint8] | None
+    order: NDArray[np.int64]
 
 
 def fold(model: onnx.ModelProto, preprocess: Preprocess, frame: Frame, *, unsigned: bool = True) -> None:
@@ -59,20 +63,19 @@ def fold(model: onnx.ModelProto, preprocess: Preprocess, frame: Frame, *, unsign
     if not levels:
         pixels = add("Cast", [pixels], "frame.float", to=TensorProto.FLOAT)
     pixels = add("Transpose", [pixels], "frame.planes", perm=[0, 3, 1, 2])
+    order = levels.order if levels else RGB
     if frame == BGR:
-        pixels = add("Gather", [pixels, constant("frame.order", np.array([2, 1, 0]))], "frame.rgb", axis=1)
+        order = 2 - order
+    if not np.array_equal(order, RGB):
+        pixels = add("Gather", [pixels, constant("frame.order", order)], "frame.rgb", axis=1)
     if levels:
-        if any(levels.pads):
-            top, left, bottom, right = levels.pads
-            sides = constant("frame.pads", np.array([0, 0, top, left, 0, 0, bottom, right], np.int64))
-            pixels = add("Pad", [pixels, sides], "frame.padded")
-            inside = np.ones((1, 3, height.dim_value, width.dim_value), bool)
-            outside = ~np.pad(inside, ((0, 0), (0, 0), (top, bottom), (left, right)))
-            border = constant("frame.border", outside * levels.border.reshape(3, 1, 1))
-            pixels = add("Max", [pixels, border], "frame.bordered")
-        point = constant("frame.zero_point", levels.zero_point)
+        around, constants = bordered(pixels, levels.pads, levels.border, (height.dim_value, width.dim_value))
+        nodes += around
+        graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in constants.items())
         for reader in network.consumers[levels.nodes[-1].output[0]]:
-            reader.input[0], reader.input[2] = pixels, point
+            reader.input[0] = nodes[-1].output[0]
+            if levels.zero_point is not None:
+                reader.input[2] = constant("frame.zero_point", levels.zero_point)
         gone = {node.output[0] for node in levels.nodes}
         rest = [node for node in graph.node if node.output[0] not in gone]
     else:
@@ -88,6 +91,35 @@ def fold(model: onnx.ModelProto, preprocess: Preprocess, frame: Frame, *, unsign
     del graph.value_info[:]
     image.type.tensor_type.elem_type = TensorProto.UINT8
     _replace(image.type.tensor_type.shape.dim, [batch, height, width, onnx.TensorShapeProto.Dimension(dim_value=3)])
+
+
+def bordered(
+    pixels: str, pads: tuple[int, int, int, int], colours: NDArray[np.uint8], size: tuple[int, int]
+) -> tuple[list[NodeProto], dict[str, NDArray[Any]]]:
+    """Nodes and constants that pad `pixels`, uint8 (N, C, *size), at the top, left, bottom and right with the `colours`
+    (C,); nothing where there is nothing to pad.
+
+    Pad knows one value for all channels: the result is the larger of its zeros and a border.
+    """
+    if not any(pads):
+        return [], {}
+    top, left, bottom, right = pads
+
+    def border(size: int, before: int, after: int) -> NDArray[np.uint8]:
+        outside = np.pad(np.zeros(size, np.uint8), (before, after), constant_values=1)
+        return colours[:, None] * outside
+
+    constants: dict[str, NDArray[Any]] = {
+        "border.pads": np.array([0, 0, top, left, 0, 0, bottom, right], np.int64),
+        "border.rows": border(size[0], top, bottom)[None, :, :, None],
+        "border.columns": border(size[1], left, right)[None, :, None, :],
+    }
+    return [
+        helper.make_node("Pad", [pixels, "border.pads"], ["border.zeros"], "border.zeros"),
+        # Runtimes compute this of two constants once: the file need not hold it.
+        helper.make_node("Max", ["border.rows", "border.columns"], ["border"], "border"),
+        helper.make_node("Max", ["border.zeros", "border"], ["border.pixels"], "border.pixels"),
+    ], constants
 
 
 def _levels(network: Network, preprocess: Preprocess) -> _Levels | None:
@@ -113,15 +145,23 @@ def _levels(network: Network, preprocess: Preprocess) -> _Levels | None:
         elif node.op_type in ("Mul", "Add") and given[0].shape in ((1, 3, 1, 1), (3, 1, 1)):
             constant = given[0].reshape(3)
             values = values * constant if node.op_type == "Mul" else values + constant
-        elif node.op_type == "QuantizeLinear" and len(given) == 2 and given[0].size == 1:
+        elif node.op_type == "QuantizeLinear" and len(given) == 2 and given[0].size in (1, 3):
             scale, point = given
             limits, shift = np.iinfo(point.dtype), 128 if point.dtype == np.int8 else 0
-            found = np.clip(np.rint(values / scale) + int(point), limits.min, limits.max) + shift
-            readers = network.consumers.get(tensor, [])
-            paired = all(one.op_type == "DequantizeLinear" and len(one.input) == 3 for one in readers)
-            if not paired or not np.array_equal(found[:256], np.repeat(np.arange(256)[:, None], 3, 1)):
+            found = np.clip(np.rint(values / scale) + point, limits.min, limits.max) + shift
+            if not np.array_equal(found[:256], np.repeat(np.arange(256)[:, None], 3, 1)):
                 return None
-            return _Levels(tuple(nodes), pads, found[256].astype(np.uint8), np.array(int(point) + shift, np.uint8))
+            border = found[256].astype(np.uint8)
+            readers = network.consumers.get(tensor, [])
+            if scale.size == 3:
+                wanted = [one for one in readers if one.op_type == "Gather" and one.attribute[:1] == [ALONG_CHANNELS]]
+                order = network.constant(wanted[0].input[1]) if wanted else None
+                if len(readers) > 1 or order is None or any(pads) or shift:
+                    return None
+                return _Levels((*nodes, *wanted), pads, border, None, numpy_helper.to_array(order))
+            if not all(one.op_type == "DequantizeLinear" and len(one.input) == 3 for one in readers):
+                return None
+            return _Levels(tuple(nodes), pads, border, np.array(int(point) + shift, np.uint8), RGB)
         else:
             return None
     return None

@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,18 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
 from edgeres.errors import InputError
+from edgeres.frames import bordered
 from edgeres.quantization.equalize import Scales
 from edgeres.quantization.graph import Graph, rebuilt
+from edgeres.quantization.prepare import LEVELS, MEAN, PADDED, PADS, SCALED, STD
 from edgeres.quantization.schemes import Scheme
 from edgeres.quantization.weights import Layer
 
 BIAS_LIMIT = 2**30
 """Largest INT32 bias that is written: half of the type, so that the sum of products fits beside it."""
 SCALES = "edgeres.scales"
+FOUR = np.array([0, 1, 2, 2])
+"""The channels of an image that has four: the last has weights of zero."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +49,23 @@ def place(
 ) -> onnx.ModelProto:
     """A new model with a Q/DQ pair behind each given tensor, and the given layers in INT8; see `ends` for names."""
     writer = _Writer(scheme)
+    pixels = scheme.four_channels and LEVELS in quantizers
+    if pixels:
+        writer.image(graph, quantizers[LEVELS])
     outputs = {value.name for value in graph.model.graph.output}
     for name in (value.name for value in graph.model.graph.input if value.name in quantizers):
         writer.pair(name, quantizers[name], *ends(name, outputs))
     for node in graph.model.graph.node:
+        if pixels and node.output[0] in (PADDED, SCALED, LEVELS):
+            continue
         copied = NodeProto()
         copied.CopyFrom(node)
         copied.input[:] = [writer.renamed.get(name, name) for name in node.input]
         if node.name in layers:
-            writer.layer(copied, layers[node.name], quantizers[node.input[0]], node.input[1])
+            layer = layers[node.name]
+            if pixels and node.input[0] == LEVELS:
+                layer = replace(layer, weight=np.pad(layer.weight, ((0, 0), (0, 1), (0, 0), (0, 0))))
+            writer.layer(copied, layer, quantizers[node.input[0]], node.input[1])
         else:
             writer.constants.update({name: graph.weights[name] for name in node.input if name in graph.weights})
         writer.nodes.append(copied)
@@ -101,6 +113,31 @@ class _Writer:
         self.constants: dict[str, NDArray[Any]] = {}
         self.renamed: dict[str, str] = {}
         self.weights: dict[str, tuple[str, NDArray[np.int8], NDArray[np.float32]]] = {}
+
+    def image(self, graph: Graph, quantizer: Quantizer) -> None:
+        """The image as `LEVELS` with a fourth channel: each channel is quantized to its pixels, which are padded."""
+        image, four, end = graph.model.graph.input[0].name, f"{LEVELS}.four", f"{LEVELS}.dq"
+        std, mean = (graph.weights[name].reshape(-1) for name in (STD, MEAN))
+        scale, point = quantizer.scale, quantizer.zero_point
+        colours = np.clip(np.rint(mean / scale) + point, 0, 255).astype(np.uint8)[FOUR]
+        sides = graph.weights.get(PADS, np.zeros(8, np.int64))
+        top, left, bottom, right = (int(side) for side in (*sides[2:4], *sides[6:]))
+        _, _, height, width = graph.shapes[image]
+        around, constants = bordered(four, (top, left, bottom, right), colours, (height, width))
+        names = [f"{LEVELS}.{part}" for part in ("shift", "steps", "zeros", "order", "scale", "zero_point")]
+        shifted = ((mean + scale * point) / std).reshape(1, -1, 1, 1)
+        values = (shifted, scale / std, np.zeros(len(std), np.uint8), FOUR, scale, point)
+        self.constants |= constants | dict(zip(names, map(np.asarray, values), strict=True))
+        shift, steps, zeros, order, *pair = names
+        last = around[-1].output[0] if around else four
+        self.nodes += [
+            helper.make_node("Add", [image, shift], [LEVELS], LEVELS),
+            helper.make_node("QuantizeLinear", [LEVELS, steps, zeros], [f"{LEVELS}.q"], f"{LEVELS}.quantize", axis=1),
+            helper.make_node("Gather", [f"{LEVELS}.q", order], [four], four, axis=1),
+            *around,
+            helper.make_node("DequantizeLinear", [last, *pair], [end], f"{LEVELS}.dequantize"),
+        ]
+        self.renamed[LEVELS] = end
 
     def pair(self, name: str, quantizer: Quantizer, before: str, after: str) -> None:
         """Q and DQ behind a tensor; later nodes read the dequantized one."""

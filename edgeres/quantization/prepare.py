@@ -2,7 +2,7 @@
 
 The image is quantized in its own 256 levels: preprocessing made float32 of 8-bit pixels, and a per-tensor quantizer of
 the normalised image would round them a second time. Written back as levels (one multiplication and one addition,
-folded into the first convolution's weights), every pixel is exact.
+folded into the first convolution's weights), every pixel is exact. `place` may write the same levels in another way.
 
 Channels that differ by orders of magnitude are equalised: see `equalize`.
 
@@ -26,6 +26,9 @@ LEVELS = "levels"
 """The tensor that holds (pixel - 128) / UNIT."""
 UNIT = 64
 """A power of two, by which division is exact; with it FP16 holds the weights that multiply the pixels."""
+PADDED, SCALED = "levels.padded", "levels.scaled"
+"""The tensors between the image and `LEVELS`: padded, if it is at all, by `PADS`; times `STD`, plus `MEAN`."""
+PADS, STD, MEAN = "levels.pads", "levels.std", "levels.mean"
 
 
 def prepare(graph: Graph, scales: equalize.Scales, preprocess: Preprocess, depthwise: bool = False) -> Graph:
@@ -85,22 +88,22 @@ def _levels(model: onnx.ModelProto, preprocess: Preprocess) -> None:
     scaled = weight / std[:, None, None]
     pads = list(given.get("pads", [0, 0, 0, 0]))
     added: dict[str, NDArray[np.generic]] = {
-        "levels.pads": np.array([0, 0, *pads[:2], 0, 0, *pads[2:]], np.int64),
-        "levels.std": std.astype(np.float32).reshape(1, -1, 1, 1),
-        "levels.mean": mean.astype(np.float32).reshape(1, -1, 1, 1),
+        PADS: np.array([0, 0, *pads[:2], 0, 0, *pads[2:]], np.int64),
+        STD: std.astype(np.float32).reshape(1, -1, 1, 1),
+        MEAN: mean.astype(np.float32).reshape(1, -1, 1, 1),
         first.input[1]: scaled.astype(np.float32),
         f"{first.name}.bias": (bias - (scaled * mean[:, None, None]).sum((1, 2, 3))).astype(np.float32),
     }
     nodes: list[NodeProto] = []
     if any(pads):
         # The zeros around a normalised image are its mean colour, which only the float image can be padded with.
-        nodes.append(helper.make_node("Pad", [image, "levels.pads"], ["levels.padded"], "levels.padded"))
+        nodes.append(helper.make_node("Pad", [image, PADS], [PADDED], PADDED))
     else:
-        del added["levels.pads"]
+        del added[PADS]
     source = nodes[-1].output[0] if nodes else image
     nodes += [
-        helper.make_node("Mul", [source, "levels.std"], ["levels.scaled"], "levels.scaled"),
-        helper.make_node("Add", ["levels.scaled", "levels.mean"], [LEVELS], LEVELS),
+        helper.make_node("Mul", [source, STD], [SCALED], SCALED),
+        helper.make_node("Add", [SCALED, MEAN], [LEVELS], LEVELS),
     ]
     first.input[:] = [LEVELS, first.input[1], f"{first.name}.bias"]
     kept = [attribute for attribute in first.attribute if attribute.name != "pads"]

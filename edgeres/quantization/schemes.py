@@ -20,7 +20,10 @@ class Scheme:
     `paired` limits neighbouring weights so that the sum of two U8 x S8 products fits into 16 bits, where x86 CPUs
     without VNNI saturate (see `weights.scales`): the file then computes the same on every CPU;
     `int32_bias` stores the bias as INT32 with a DequantizeLinear of its own instead of as float;
-    `half` leaves what is not INT8 in float16 instead of float32.
+    `half` leaves what is not INT8 in float16 instead of float32;
+    `four_channels` quantizes the image before it is padded, and gives it a fourth channel of zeros: ONNX Runtime's
+    convolutions read four input channels at once where they can, and copy the whole image for each position of the
+    kernel where they cannot.
     """
 
     name: str
@@ -31,6 +34,7 @@ class Scheme:
     paired: bool = False
     int32_bias: bool = False
     half: bool = False
+    four_channels: bool = False
 
     def check(self, model: onnx.ModelProto) -> None:
         """SchemeError where a graph breaks the rules of this scheme's runtime."""
@@ -61,6 +65,7 @@ SCHEMES: Mapping[str, Scheme] = {
             symmetric=False,
             paired=True,
             int32_bias=True,
+            four_channels=True,
         ),
         Scheme(
             "onnxruntime-vnni",
@@ -69,6 +74,7 @@ SCHEMES: Mapping[str, Scheme] = {
             np.uint8,
             symmetric=False,
             int32_bias=True,
+            four_channels=True,
         ),
         Scheme(
             "onnxruntime-arm",

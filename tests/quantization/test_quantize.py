@@ -75,21 +75,34 @@ def written(sources: dict[str, Source], tmp_path_factory: pytest.TempPathFactory
 
 
 class Written:
-    """A Q/DQ file with its edges resolved. The copies of a tensor in float16 count as the tensor itself."""
+    """A Q/DQ file with its edges resolved. The copies of a tensor in float16 count as the tensor itself, and an image
+    that is quantized to its pixels and given a fourth channel is read behind both, its first layer without the fourth.
+    """
 
     def __init__(self, path: Path) -> None:
         self.model = onnx_io.load(path)
         self.nodes = list(self.model.graph.node)
         self.constants = {one.name: numpy_helper.to_array(one) for one in self.model.graph.initializer}
         self.producers = {node.output[0]: node for node in self.nodes}
+        if "levels.order" in self.constants:
+            (first,) = (one for one in self.layers().values() if one[0] is self.producers["levels.dq"])
+            weight = first[1].input[0]  # type: ignore[union-attr]
+            assert not self.constants[weight][:, 3].any()
+            self.constants[weight] = self.constants[weight][:, :3]
 
     def pairs(self) -> dict[str, tuple[Any, Any]]:
         """Scale and zero point of each quantized activation by the name of the tensor."""
-        quantizes = (node for node in self.nodes if node.op_type == "QuantizeLinear")
-        return {
-            node.input[0].removesuffix("_half"): tuple(self.constants[name] for name in node.input[1:3])
-            for node in quantizes
-        }
+        found = {}
+        for node in (one for one in self.nodes if one.op_type == "QuantizeLinear"):
+            (back,) = self.backs(node.output[0])
+            found[node.input[0].removesuffix("_half")] = tuple(self.constants[name] for name in back.input[1:3])
+        return found
+
+    def backs(self, tensor: str) -> list[onnx.NodeProto]:
+        """What reads a quantized tensor, seen through what gives pixels a border and a fourth channel."""
+        readers = [node for node in self.nodes if tensor in node.input]
+        moved = [node for node in readers if node.op_type in ("Gather", "Pad", "Max")]
+        return [node for node in readers if node not in moved] + [one for n in moved for one in self.backs(n.output[0])]
 
     def layers(self) -> dict[str, list[onnx.NodeProto | None]]:
         """What gives the input, the weight and the bias of each layer; None for a constant."""
@@ -135,9 +148,10 @@ def test_all_that_reads_a_quantized_tensor_reads_what_comes_out_of_its_pair(
     for quantize_node in [node for node in file.nodes if node.op_type == "QuantizeLinear"]:
         readers = [node for node in file.nodes if quantize_node.input[0] in node.input]
         assert readers == [quantize_node]
-        (back,) = (node for node in file.nodes if quantize_node.output[0] in node.input)
+        (back,) = file.backs(quantize_node.output[0])
         assert back.op_type == "DequantizeLinear"
-        assert list(back.input[1:]) == list(quantize_node.input[1:])
+        pixels = SCHEMES[scheme].four_channels and quantize_node.input[0] == LEVELS
+        assert list(back.input[1:]) == list(quantize_node.input[1:]) or pixels
         assert any(back.output[0] in node.input for node in file.nodes)
 
 
@@ -297,7 +311,7 @@ def test_onnx_runtime_fuses_every_layer_and_sum_of_its_scheme(
     wanted = Counter(node.op_type for node in sources[kind].graph.model.graph.node)
     assert found["QLinearConv"] == wanted["Conv"]
     assert found["QLinearAdd"] == wanted["Add"] - 1
-    assert found["Add"] == 1  # the image in its levels
+    assert found["Add"] == 1  # the shift of the image to pixels
     assert found["QGemm"] == wanted["Gemm"]
     assert not found.keys() & {"Conv", "FusedConv", "Gemm", "FusedGemm", "Relu"}
     if kind != "pad":  # which is padded in float
