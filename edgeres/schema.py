@@ -37,7 +37,8 @@ class Latency(Part):
     p999: float | None = None
     """None where fewer than 1,000 calls were timed."""
     device_p50: float | None = None
-    """Of the device alone, without the way to it and back; None where the runtime does not tell."""
+    """Of the device alone, without the way to it and back: what the runtime tells, or of calls with all in place; None
+    where there is neither."""
     batch: int = Field(ge=1)
     throughput: float
     """Images a second, one call after the other."""

@@ -119,6 +119,10 @@ class Engine(ABC):
         """Milliseconds of the last `run` inside the runtime or on its device; None where it does not tell."""
         return None
 
+    def in_place(self, images: Images) -> Callable[[], object] | None:
+        """Calls the engine with its input and outputs in place, where `device_ms` does not tell what that takes."""
+        return None
+
     @abstractmethod
     def _run(self, images: Images) -> list[NDArray[np.float32]]: ...
 

@@ -5,7 +5,8 @@
 A round is one process of edgeres, then one of the tool, and its ratio the one median over the other. OpenVINO's tool is
 `benchmark_app` (one stream, synchronous; it prints hundredths of a millisecond), whose latency is the infer request's
 own: "in runtime" is the same figure and must be within 3 %; host to host stands beside it and says what the way there
-and back costs. ONNX Runtime's perf test is not in its wheel; `tight.py` stands in. Prints Markdown.
+and back costs. ONNX Runtime's perf test is not in its wheel; `tight.py` stands in, with bound buffers, as edgeres' own
+"in runtime" of that runtime has them. Prints Markdown.
 """
 
 import argparse

@@ -184,6 +184,10 @@ class TestContract:
         inner = loaded.device_ms()
         assert (inner is None) == (target.backend != "openvino")
         assert inner is None or 0 < inner <= whole
+        in_place = loaded.in_place(images[:1])
+        assert (in_place is None) == (target.backend != "onnxruntime")
+        if in_place:
+            in_place()
 
     def test_results_are_the_callers_to_keep(self, engine: Path, target: Target, images: NDArray[np.float32]) -> None:
         loaded = self.loaded(engine, target)
