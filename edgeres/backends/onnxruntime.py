@@ -4,21 +4,20 @@
 """
 
 import json
-import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from edgeres import locks, machine, onnx_io
 from edgeres.backends import onnxruntime_emulated as emulated
+from edgeres.backends import onnxruntime_layers
 from edgeres.backends.base import (
     NONE,
     PROFILED_CALLS,
@@ -49,17 +48,6 @@ STREAMS = 8
 ENUMS = {"graph_optimization_level": "GraphOptimizationLevel", "execution_mode": "ExecutionMode"}
 SWITCHES = ("enable_cpu_mem_arena", "enable_mem_pattern")
 """Settings that are attributes of the session's options, not config entries: of an enum, or 0 and 1."""
-OPERATORS = {
-    **dict.fromkeys(("QLinearConv", "ConvInteger", "FusedConv", "NhwcFusedConv", "NhwcConv"), "Conv"),
-    **dict.fromkeys(("QGemm", "FusedGemm", "MatMul", "FusedMatMul", "MatMulInteger", "QLinearMatMul"), "Gemm"),
-    "QLinearAdd": "Add",
-    "NhwcMaxPool": "MaxPool",
-    "QLinearGlobalAveragePool": "GlobalAveragePool",
-    "QLinearAveragePool": "AveragePool",
-}
-"""Operator of an optimised graph -> the ONNX operator that it does; others do their own."""
-_GIVEN = re.compile(r"^(?:InsertedPrecisionFreeCast_|FusedBack_)|(?:_token_\d+|_nchwc|_nhwc|/duplicated)+$")
-"""What the optimiser adds to the names of nodes and tensors."""
 
 
 def backend(name: str) -> Backend:
@@ -138,7 +126,7 @@ class OnnxRuntime(Backend):
                 emulated.Emulated(path, target, None, _harmful(path), optimized)
             else:
                 self._session(path, target, None, optimized, settings, content)
-            return _layers(onnx.load(optimized).graph)
+            return onnxruntime_layers.read(onnx.load(optimized).graph)
 
     def profile(
         self,
@@ -157,8 +145,8 @@ class OnnxRuntime(Backend):
             for _ in range(WARM_CALLS + PROFILED_CALLS):
                 engine.run(images)
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-            layers = {layer.name: layer for layer in _layers(onnx.load(optimized).graph)}
-        return _times(events, layers)
+            layers = {layer.name: layer for layer in onnxruntime_layers.read(onnx.load(optimized).graph)}
+        return onnxruntime_layers.times(events, layers)
 
     def _session(
         self,
@@ -284,55 +272,3 @@ class _Session(Engine):
         except Exception as error:  # as where a session is made
             raise BuildError(f"onnxruntime cannot run {self.path}: {str(error).splitlines()[0]}") from None
         return found
-
-
-def _layers(graph: onnx.GraphProto) -> list[RuntimeLayer]:
-    """The nodes of an optimised graph, with the types that flow between them."""
-    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
-    constants = {tensor.name: (tensor.name,) for tensor in graph.initializer}
-    types.update({value.name: value.type.tensor_type.elem_type for value in graph.input})
-    made = []
-    for node in graph.node:
-        inputs = [name for name in node.input if name]
-        reads = types.get(inputs[0], 0) if inputs else 0
-        behind = tuple(name for given in inputs for name in constants.get(given, ()))
-        types.update(dict.fromkeys(node.output, _written(node, reads, types)))
-        if all(name in constants for name in inputs):
-            constants.update(dict.fromkeys(node.output, behind))
-        operators = [OPERATORS.get(node.op_type, node.op_type)]
-        if operators == ["Conv"] and not node.op_type.startswith("Q") and len(node.input) > 3 and node.input[3]:
-            operators.append("Add")
-        nchwc = "nchwc." if node.domain.endswith("nchwc") else ""
-        names = dict.fromkeys(_GIVEN.sub("", name) for name in (node.name, *node.output))
-        kind = str(helper.tensor_dtype_to_np_dtype(reads)) if reads else ""
-        made.append(RuntimeLayer(node.name, tuple(operators), nchwc + node.op_type, kind, (*names, *behind)))
-    return made
-
-
-def _times(events: Sequence[dict[str, Any]], layers: Mapping[str, RuntimeLayer]) -> list[LayerTime]:
-    """The nodes of a profile by name, in the order of their first run."""
-    taken: dict[str, list[dict[str, Any]]] = {}
-    for event in events:
-        if event["cat"] == "Node" and event["name"].endswith("_kernel_time"):
-            taken.setdefault(event["name"].removesuffix("_kernel_time"), []).append(event)
-    made = []
-    for name, runs in taken.items():
-        told, kind = runs[-1]["args"], runs[-1]["args"]["op_name"]
-        layer = layers.get(name) or RuntimeLayer(name, (OPERATORS.get(kind, kind),), kind, "", ())
-        moved = int(told["activation_size"]) + int(told["output_size"])  # packed weights are not told
-        counted = [run["dur"] / 1e3 for run in runs[-PROFILED_CALLS:]]
-        made.append(LayerTime(layer, median(counted), min(counted), moved))
-    return made
-
-
-def _written(node: onnx.NodeProto, reads: int, types: dict[str, int]) -> int:
-    """The type that a node gives, as a number of TensorProto; 0 where it is not known."""
-    if node.op_type == "QuantizeLinear":
-        return types.get(node.input[2], 0) if len(node.input) > 2 else int(TensorProto.UINT8)
-    if node.op_type == "DequantizeLinear":
-        return types.get(node.input[1], 0)
-    if node.op_type == "Cast":
-        return int(next(attribute.i for attribute in node.attribute if attribute.name == "to"))
-    if node.op_type == "QGemm" and len(node.input) < 9:  # without an output scale it gives floats
-        return int(TensorProto.FLOAT)
-    return int(TensorProto.INT32) if node.op_type.endswith("Integer") else reads

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeres.backends import tensorrt, tensorrt_layers
+from edgeres.backends import tensorrt, tensorrt_compile, tensorrt_layers
 from edgeres.errors import BuildError, EdgeresError, InputError, MissingRuntime, UsageError
 from edgeres.quantization.half import to_half
 from edgeres.types import Target
@@ -287,7 +287,7 @@ def test_a_missing_package_is_told_with_its_remedy(
     def fail(module: str) -> None:
         raise error
 
-    monkeypatch.setattr(tensorrt, "import_module", fail)
+    monkeypatch.setattr(tensorrt_compile, "import_module", fail)
     found = tensorrt.backend(name).available()
     assert [one.target.device for one in found] == list(tensorrt.DEVICES[name])
     for one in found:
@@ -298,7 +298,7 @@ def test_a_missing_package_is_told_with_its_remedy(
 
 
 def test_without_a_gpu_rtx_builds_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensorrt, "_import", lambda name: SimpleNamespace(__version__="1.7"))
+    monkeypatch.setattr(tensorrt_compile, "load", lambda name: SimpleNamespace(__version__="1.7"))
     monkeypatch.setattr(tensorrt, "_gpu", lambda: "no driver")
     able = {one.target.device: (one.builds, one.runs) for one in RTX.available()}
     assert able.pop("current") == (False, False)
@@ -310,7 +310,7 @@ def test_without_a_gpu_rtx_builds_for_others(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_gpu_runs_only_its_own_engines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensorrt, "_import", lambda name: SimpleNamespace(__version__="1.7"))
+    monkeypatch.setattr(tensorrt_compile, "load", lambda name: SimpleNamespace(__version__="1.7"))
     monkeypatch.setattr(tensorrt, "_gpu", lambda: tensorrt.Gpu(None, "RTX 4090", "sm89"))
     assert {one.target.device for one in RTX.available() if one.runs} == {"sm89", "current"}
     with pytest.raises(MissingRuntime, match="RTX 4090, sm89"):
@@ -436,7 +436,7 @@ class FakeEngine:
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
     made, trt = Cuda(), Runtime()
     monkeypatch.setattr(tensorrt, "_gpu", lambda: tensorrt.Gpu(made, "RTX 4090", "sm89"))
-    monkeypatch.setattr(tensorrt, "_import", lambda name: trt)
+    monkeypatch.setattr(tensorrt_compile, "load", lambda name: trt)
     return made
 
 
