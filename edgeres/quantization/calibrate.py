@@ -108,7 +108,7 @@ def collect(
     """The statistics of every tensor that has a role in the graph.
 
     `probing` tells how far each ReLU cut (see `instrument`), and is in FP32 everywhere: a few images, on which much
-    depends, cost little, and bfloat16 kernels make zeros of NaN.
+    depends, cost little, and bfloat16 kernels make zeros of NaN. One at a time, as FP32 weights take most memory.
     """
     found: dict[str, TensorStatistics] = {}
     with locks.scratch() as folder:
@@ -116,7 +116,7 @@ def collect(
         where, rows, size = _write(graph(), probing, path)
         onnx_io.release()
         # Not by `engines`: this graph is our own, and nobody signs it.
-        engine = backends.find(target).load(path, target, streams=0, bf16=not probing)
+        engine = backends.find(target).load(path, target, streams=int(probing), bf16=not probing)
         given = (onnx_io.padded(batch.images, size) for batch in batches(images, preprocess, size))
         reports = islice((report for output in engine.stream(given) for report in output), len(images))
         for first in range(0, len(images), CHUNK):
