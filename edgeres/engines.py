@@ -21,7 +21,8 @@ def build(
     settings: Settings | None = None,
     frame: Frame | None = None,
 ) -> Artifact:
-    """Build the engine of an ONNX file for a target; MissingRuntime, BuildError, UsageError for an unknown device.
+    """Build the engine of an ONNX file for a target; MissingRuntime, BuildError, UsageError for an unknown device, and
+    for a file of another name: a runtime may take an engine for a network, and lose how images are prepared.
 
     `batch` fixes a batch that the file leaves free, which lets a runtime plan ahead; UsageError where the file has
     another. `settings` are those of `Backend.build`. `frame` lets the engine take camera bytes: see `frames.fold`.
@@ -34,6 +35,10 @@ def build(
         )
     if frame not in (None, *get_args(Frame)):
         raise UsageError(f"there is no input {frame!r}; there are {', '.join(get_args(Frame))}.")
+    if model.suffix != ".onnx":
+        raise UsageError(
+            f"{model} is not named .onnx; give the file that `edgeres export` or `edgeres quantize` wrote."
+        )
     info = onnx_io.info(model)
     if frame and info.frame:
         raise UsageError(f"{model} takes {info.frame} already; leave --input out.")

@@ -32,6 +32,11 @@ def megabytes(size: float) -> str:
     return number(size / 1e6)
 
 
+def counted(images: int) -> str:
+    """`1 image`, `64 images`."""
+    return f"{images} image{'s' * (images != 1)}"
+
+
 def plain(text: str) -> str:
     """Text of others as a terminal may have it: what it would obey stands there in letters, as in `\\x1b[2J`."""
     return UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)

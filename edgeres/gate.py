@@ -129,8 +129,7 @@ def read(rule: str, value: float | str) -> float:
         if not 0 <= limit < (1 + _EXACT if rule in FLOORS else math.inf):
             raise ValueError
     except (TypeError, ValueError):
-        known = "; ".join(f"{name} takes {taken}" for name, taken in RULES.items())
-        raise UsageError(f"[check] cannot read {rule} = {value!r}: {known}.") from None
+        raise UsageError(f"[check] cannot read {rule} = {value!r}: it takes {RULES[rule]}.") from None
     return limit
 
 

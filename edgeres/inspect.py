@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgeres import backends, engines, lint, machine, onnx_io, qdq, store
+from edgeres import backends, engines, lint, onnx_io, qdq, store
 from edgeres.backends import RuntimeLayer
 from edgeres.errors import BuildError
 from edgeres.figures import MISSING, plain
@@ -93,7 +93,7 @@ def inspect(path: Path, target: Target, source: Path | None = None) -> Inspectio
     found = hosts(network, built)
     sidecar = store.read_sidecar(model)
     given = sidecar.parameters.get("scheme") if sidecar and sidecar.kind == "quantized" else None
-    features = machine.features()
+    features = backend.features(target)
     findings = [
         *lint.saturation(network, found, target, best, given, features),
         *lint.evidence(network, built, found, target, best, given, features),
@@ -199,13 +199,15 @@ def show(inspection: Inspection, console: Console) -> None:
     grid.add_column("layer", overflow="fold", min_width=12)
     grid.add_column("runs in", no_wrap=True)
     grid.add_column("as", overflow="fold", min_width=12)
-    for heading in ("weights", "MACs", "share"):
+    known = any(layer.macs for layer in inspection.layers)  # not so of an engine alone
+    headings = ("weights", "MACs", "share") if known else ("weights",)
+    for heading in headings:
         grid.add_column(heading, justify="right", overflow="fold")
     for layer in inspection.layers:
         weighted = layer.operator in qdq.WEIGHTS
         sizes = [_bytes(layer.weight_bytes), _count(layer.macs), _percent(layer.share)] if weighted else ["—"] * 3
         kernel = f"in {layer.within}" if layer.within else layer.kernel
-        cells = [layer.name, layer.precision, kernel or "", *sizes]
+        cells = [layer.name, layer.precision, kernel or "", *sizes[: len(headings)]]
         grid.add_row(*(Text(plain(cell)) for cell in cells), style="" if weighted else "dim")
     console.print(grid)
     console.print()

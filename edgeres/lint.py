@@ -8,12 +8,12 @@ from typing import Literal
 import numpy as np
 from onnx import NodeProto, TensorProto, numpy_helper
 
+from edgeres import machine
 from edgeres.backends import RuntimeLayer
 from edgeres.qdq import CONVERSIONS, Network, Pair, name
-from edgeres.quantization import weights
+from edgeres.quantization import schemes, weights
 from edgeres.types import Target
 
-VNNI = ("avx512_vnni", "avx_vnni", "amx_int8")
 HALF_OPSET = 19
 """The first opset whose Q/DQ takes float16 scales."""
 
@@ -105,9 +105,10 @@ def evidence(
     features: Sequence[str],
 ) -> Iterator[Finding]:
     """What the built engine shows; `found` is the runtime's layer of each layer, `given` the file's own scheme,
-    `features` are those of this machine's CPU."""
+    `features` are those of the target's CPU."""
     advice = f"quantize with `--scheme {best}`"
-    if given and (given == best or (given.startswith(f"{best}-") and _suits(given, features))):
+    suits = given and given.startswith(f"{best}-") and (not features or schemes.suits(given, features))
+    if given == best or suits:
         advice = f"leave it: `--scheme {given}` is the best for {target}, and this is what is left"
     for layer in network.layers:
         run = found.get(name(layer))
@@ -123,13 +124,6 @@ def evidence(
         yield Finding(
             name(pair.quantize), "left standing: a conversion of its own, fused into no layer", advice, "runtime"
         )
-
-
-def _suits(scheme: str, features: Sequence[str]) -> bool:
-    """Whether a scheme is not a variant for another kind of CPU than this one; it may be where nothing is known."""
-    if scheme.endswith("-arm"):
-        return "sse4_2" not in features
-    return not scheme.endswith("-vnni") or not features or bool(set(features) & set(VNNI))
 
 
 def _reason(network: Network, layer: NodeProto) -> str:
@@ -181,21 +175,22 @@ def saturation(
     given: str | None,
     features: Sequence[str],
 ) -> Iterator[Finding]:
-    """Layers whose sums can leave 16 bits on x86 CPUs without VNNI; `features` are those of this machine's CPU.
+    """Layers whose sums can leave 16 bits on x86 CPUs without VNNI; `features` are those of the target's CPU.
 
     A file that was made for VNNI is right where there is VNNI.
     """
-    has_vnni = bool(set(features) & set(VNNI))
-    if str(target) not in ("onnxruntime:cpu", "openvino:cpu") or (
-        has_vnni and given and given.startswith("onnxruntime-vnni")
-    ):
+    has_vnni = machine.has_vnni(features)
+    device, _, emulated = target.device.partition("@")
+    if target.backend not in ("onnxruntime", "openvino") or device != "cpu":
+        return
+    if has_vnni and given and schemes.base(given) == "onnxruntime-vnni":
         return
     if "avx2" not in features:
         where = "on x86 CPUs without VNNI"
     elif has_vnni:
         where = "on x86 CPUs without VNNI (this one has it)"
     else:
-        where = "on this CPU, which has no VNNI"
+        where = f"on {f'a {emulated}' if emulated else 'this CPU'}, which has no VNNI"
     for layer in network.layers:
         run, values = found.get(name(layer)), network.int8_weight(layer)
         if run is None or run.reads != "uint8" or values is None:

@@ -62,7 +62,7 @@ def load(path: Path, content: bytes | None = None) -> onnx.ModelProto:
     try:
         model = onnx.load_model_from_string(read(path) if content is None else content)
     except DecodeError:
-        raise InputError(f"{path} is not an ONNX model; export it again.") from None
+        raise InputError(f"{path} is not an ONNX model; give the .onnx file that `edgeres export` wrote.") from None
     if len(model.graph.input) != 1 or not model.graph.output:
         counts = f"{len(model.graph.input)} inputs and {len(model.graph.output)} outputs"
         raise InputError(f"{path} has {counts}; edgeres takes networks with one image input.")

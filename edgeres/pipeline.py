@@ -20,9 +20,10 @@ from edgeres.data import ImageSet, open_images
 from edgeres.errors import EdgeresError, InputError
 from edgeres.evaluate import Predict, maps, predict
 from edgeres.export import export
+from edgeres.figures import counted
 from edgeres.progress import Progress, Silent
 from edgeres.quantization import schemes
-from edgeres.quantization.calibrate import Gather, calibrate, gather
+from edgeres.quantization.calibrate import FEW, Gather, calibrate, few, gather
 from edgeres.quantization.quantize import find_options, quantize
 from edgeres.recipe import BenchPart, ModelPart, Recipe, TargetPart
 from edgeres.report import FILE
@@ -183,7 +184,9 @@ class _Run:
     def _calibrate(self, images: ImageSet) -> None:
         with self.progress.step("calibrate", len(images)) as advance:
             made = calibrate(self.fp32, images, self.statistics, advance, self.gather)
-        self._told(made, f"{len(images)} images")
+        self._told(made, counted(len(images)))
+        if len(images) < FEW:
+            self.progress.say(few(len(images)))
 
     def _calibration(self, images: ImageSet) -> dict[str, Any]:
         return {"images": len(images), "dataset": images.digest, **self.recipe.quantization.model_dump()}

@@ -82,6 +82,25 @@ def test_every_command_and_option_has_help(name: str) -> None:
     assert command.help.strip().endswith(".")
     silent = [parameter.name for parameter in command.params if not getattr(parameter, "help", None)]
     assert silent == []
+    # Brackets are markup there, and are not shown.
+    assert [parameter.name for parameter in command.params if "[" in (getattr(parameter, "help", None) or "")] == []
+
+
+def test_help_tells_defaults_that_are_no_values(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "--help"]) == main(["check", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "[default: (recognised)]" in shown
+    assert "[default: (2.5%)]" in shown
+
+
+def test_sentences_are_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    sentence = "model.onnx on onnxruntime:cpu, 20 images, 99.9 images/s: top-1 5.00 %"
+    first, *others = common.folded([sentence, "agreement"]).splitlines()
+    assert first.startswith("model.onnx on")
+    assert [line[:2] for line in others] == ["  ", "ag"]
+    assert max(len(line) for line in (first, *others)) <= 40
+    assert " ".join((first, *others[:-1])).split() == sentence.split()
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], *([name, "-h"] for name in COMMANDS)])
@@ -135,7 +154,10 @@ USAGE = {
     f"{EXPORT} --classes two.txt": "2 class names were given, weights.pth has 10 outputs",
     f"{EXPORT} --classes absent.txt": "absent.txt cannot be read",
     f"{EXPORT} --data absent": "no images at absent",
-    "export -w weights.pth -o empty --arch cifar_resnet20": "empty is a folder",
+    "export -w weights.pth -o out.engine": "out.engine is not named .onnx; name it out.onnx",
+    "export -w weights.pth -o empty": "name it empty.onnx",
+    "calibrate model.onnx -d flat -o out.onnx": "out.onnx is not named .stats; name it out.stats",
+    "quantize model.onnx -o out.blob --data flat": "out.blob is not named .onnx; name it out.onnx",
     "calibrate absent.onnx -d flat -o out.stats": "absent.onnx cannot be read",
     "calibrate model.onnx -d absent -o out.stats": "no images at absent",
     "quantize model.onnx -o out.onnx": "give --data",
@@ -164,7 +186,8 @@ USAGE = {
     "check --ab model.onnx model.onnx": "give two engines and their --target",
     "check --ab model.onnx flat": "give two engines and their --target",
     "check --ab flat flat": "flat holds no report.json",
-    "check --ab model.onnx model.onnx -t onnxruntime:cpu --threshold five": "cannot read latency_p50 = 'five'",
+    "check --ab model.onnx model.onnx -t onnxruntime:cpu --threshold 1": "'1' is no percentage; write it as in",
+    "tune recipe.toml -t openvino:cpu -o out.html": "name it out.toml",
     "check --ab absent.onnx model.onnx -t onnxruntime:cpu": "absent.onnx",
     "baseline accept absent -o out.json": "absent holds no report.json",
 }
@@ -175,6 +198,7 @@ FAILED = {
     "calibrate model.onnx -d empty -o out.stats": "empty holds no images",
     "calibrate model.onnx -d broken -o out.stats": "broken/cat/a.png cannot be decoded",
     "quantize text.onnx -o out.onnx --data flat": "text.onnx is not an ONNX model",
+    "quantize model.onnx -o out.onnx --stats model.onnx": "model.onnx holds no statistics; give the .stats file",
     "build text.onnx -t onnxruntime:cpu -o out.onnx": "text.onnx is not an ONNX model",
     f"{EVAL} -d flat": "a.png has no label",
     f"{EVAL} -d dogs": "labels such as 'poodle', the model has 10 classes, the first is 'airplane'",
@@ -357,12 +381,13 @@ def test_an_export_that_is_there_is_unchanged(ending: str, capsys: pytest.Captur
 
 @pytest.mark.usefixtures("place")
 def test_calibrate_quantize_build_and_eval_work_on_each_others_files(
-    image_folder: Path, mirrored_folder: Path, capsys: pytest.CaptureFixture[str]
+    image_folder: Path, mirrored_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def said(line: str) -> Any:
         assert main(line.split()) == 0
         return capsys.readouterr().out
 
+    monkeypatch.setenv("COLUMNS", "200")
     data = f"--data {image_folder}"
     assert said(f"calibrate model.onnx {data} -o model.stats") == "model.stats: statistics of 20 images\n"
     assert said(f"calibrate model.onnx {data} -o model.stats").endswith("of 20 images (unchanged)\n")
@@ -373,7 +398,8 @@ def test_calibrate_quantize_build_and_eval_work_on_each_others_files(
     assert found["size"] < Path("model.onnx").stat().st_size / 2
     assert (found["level"], found["method"], found["layers"]) == ("fast", "mse", 20)
     fitted = said(f"quantize model.onnx {data} --samples 4 --stats model.stats --method auto -o fitted.onnx")
-    assert fitted.startswith("fitted.onnx: scheme portable, level balanced, method ")
+    assert fitted.startswith("fitted.onnx: scheme onnxruntime, level balanced, method ")
+    assert fitted.splitlines()[1] == "for ONNX Runtime and OpenVINO on x86 CPUs; --scheme names what others take"
     assert "auto" not in fitted
     assert json.loads(Path("fitted.onnx.json").read_text())["inputs"]["statistics"] == store.digest(Path("model.stats"))
     built = json.loads(said("build int8.onnx -t onnxruntime:cpu -o engine.onnx --json"))
@@ -406,6 +432,15 @@ def test_an_accuracy_that_guessing_reaches_is_said(image_folder: Path, capsys: p
     assert capsys.readouterr().out.splitlines()[-1].startswith("top-1 is no better than guessing: are the images")
     assert main(wrong["json"].split()) == 0
     assert len(json.loads(capsys.readouterr().out)["notes"]) == 1
+
+
+@pytest.mark.usefixtures("place")
+def test_few_images_to_calibrate_with_are_said(image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for count, said in {1: "1 image to calibrate with: take 16 or more", 16: ""}.items():
+        assert main(f"calibrate model.onnx -d {image_folder} -o model.stats --samples {count}".split()) == 0
+        shown = capsys.readouterr()
+        assert (said in " ".join(shown.err.split())) if said else not shown.err
+        assert shown.out.startswith(f"model.stats: statistics of {count} image{'s' * (count > 1)}")
 
 
 @pytest.mark.usefixtures("place")
@@ -491,7 +526,7 @@ def test_a_diagnosis_is_a_table_json_and_a_picture(image_folder: Path, capsys: p
         ("diagnose model.onnx int8.onnx -d broken", "broken/cat/a.png cannot be decoded", 3),
         ("diagnose model.onnx absent.onnx -d flat", "absent.onnx cannot be read", 2),
         ("diagnose model.onnx int8.onnx -d absent", "no images at absent", 2),
-        ("diagnose model.onnx int8.onnx -d flat -o out.png", "out.png cannot be written as '.png'; name it out.svg", 2),
+        ("diagnose model.onnx int8.onnx -d flat -o out.png", "out.png is not named .svg; name it out.svg", 2),
         ("quantize model.onnx -d dogs -o out.onnx --max-drop 1", "--validation", 2),
         ("quantize model.onnx --stats model.stats -o out.onnx --validation flat", "--max-drop", 2),
         ("quantize model.onnx -o out.onnx --max-drop 1 --validation flat", "give --data or --stats", 2),

@@ -66,23 +66,6 @@ def test_a_thread_is_charged_with_what_it_computed() -> None:
     assert found.busy > found.own > 0.2
 
 
-@pytest.mark.parametrize(
-    ("content", "limit"),
-    [
-        ({"cpu.max": "50000 100000"}, 0.5),
-        ({"cpu.max": "max 100000"}, None),
-        ({"cpu/cpu.cfs_quota_us": 150000, "cpu/cpu.cfs_period_us": 100000}, 1.5),
-        ({"cpu/cpu.cfs_quota_us": -1, "cpu/cpu.cfs_period_us": 100000}, None),
-        ({}, None),
-    ],
-)
-def test_a_quota_limits_the_cores(
-    content: dict[str, object], limit: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(conditions.machine, "cores", lambda: 3)
-    assert conditions.cores(files(tmp_path, content)) == (limit or 3)
-
-
 @LINUX
 def test_peak_memory_is_this_process_own() -> None:
     before = conditions.peak_rss_mb()

@@ -41,6 +41,12 @@ def test_the_sidecar_says_what_the_engine_was_made_from(exported: Path, tmp_path
     assert sidecar.digest == store.digest(made.path)
 
 
+def test_an_engine_is_not_built_of_an_engine(blob: Path, tmp_path: Path) -> None:
+    """OpenVINO would take its own blob, without the description that the network carries."""
+    with pytest.raises(UsageError, match=r"x\.blob is not named \.onnx; give the file that `edgeres export`"):
+        engines.build(blob, OPENVINO, tmp_path / "y.blob")
+
+
 def test_an_engine_carries_the_description_of_its_model(exported: Path, blob: Path) -> None:
     assert onnx_io.info(blob) == onnx_io.info(exported)
 

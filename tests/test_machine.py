@@ -1,5 +1,6 @@
 """The machine a figure was measured on, from what an x86 and an ARM kernel tell."""
 
+import math
 import os
 
 import pytest
@@ -28,7 +29,7 @@ Model\t\t: Raspberry Pi 5 Model B Rev 1.0
 
 def told(monkeypatch: pytest.MonkeyPatch, cpuinfo: str, meminfo: str = "MemTotal:       16371856 kB\n") -> None:
     files = {"/proc/cpuinfo": cpuinfo, "/proc/meminfo": meminfo}
-    monkeypatch.setattr(machine, "_read", files.__getitem__)
+    monkeypatch.setattr(machine, "_read", lambda path: files.get(path, ""))
 
 
 def test_an_x86_machine_names_its_cpu_and_what_int8_needs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,3 +76,45 @@ def test_only_the_cores_that_the_process_may_use_count() -> None:
         assert machine.cores() == 1
     finally:
         os.sched_setaffinity(0, allowed)
+
+
+@pytest.mark.parametrize(
+    ("files", "capacity"),
+    [
+        ({}, 8),
+        ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": "max 100000\n"}, 8),
+        ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": "200000 100000\n"}, 2),
+        ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": "150000 100000\n"}, 1.5),
+        ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": "20000 100000\n"}, 0.2),
+        ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": "6400000 100000\n"}, 8),
+        (  # the tightest of the groups counts
+            {
+                "/proc/self/cgroup": "0::/ci.slice/job.scope\n",
+                "/sys/fs/cgroup/ci.slice/job.scope/cpu.max": "500000 100000\n",
+                "/sys/fs/cgroup/ci.slice/cpu.max": "300000 100000\n",
+            },
+            3,
+        ),
+        (  # version 1, in a container that sees its own group as the root
+            {
+                "/proc/self/cgroup": "5:memory:/docker/1f\n4:cpu,cpuacct:/docker/1f\n0::/\n",
+                "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "400000\n",
+                "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+            },
+            4,
+        ),
+        (
+            {
+                "/proc/self/cgroup": "4:cpu,cpuacct:/\n",
+                "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+                "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+            },
+            8,
+        ),
+    ],
+)
+def test_a_quota_limits_the_cores(files: dict[str, str], capacity: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_read", lambda path: files.get(path, ""))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    assert machine.capacity() == capacity
+    assert machine.cores() == math.ceil(capacity)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeres import machine
 from edgeres.errors import InputError, UsageError
 from edgeres.types import Images, Precision, Settings, Target
 
@@ -147,6 +148,10 @@ class Backend(ABC):
     @abstractmethod
     def scheme(self, target: Target) -> str:
         """The name of the quantization scheme that is best for a target."""
+
+    def features(self, target: Target) -> list[str]:
+        """Those of `machine.FEATURES` that the CPU of a target has."""
+        return machine.features()
 
     def hardware(self, target: Target) -> str:
         """What of this machine an engine built here is bound to and the target does not name; "" for nothing. The

@@ -37,8 +37,8 @@ PROVIDERS = {
     "cuda": ("CUDAExecutionProvider", "onnxruntime-gpu"),
     "tensorrt": ("TensorrtExecutionProvider", "onnxruntime-gpu"),
     "openvino": ("OpenVINOExecutionProvider", "onnxruntime-openvino"),
-    "directml": ("DmlExecutionProvider", "onnxruntime-directml"),
-    "coreml": ("CoreMLExecutionProvider", "onnxruntime"),
+    "directml": ("DmlExecutionProvider", "onnxruntime-directml on Windows"),
+    "coreml": ("CoreMLExecutionProvider", "onnxruntime on macOS"),
     "qnn": ("QNNExecutionProvider", "onnxruntime-qnn"),
     "xnnpack": ("XnnpackExecutionProvider", "an ONNX Runtime built with XNNPACK"),
 }
@@ -90,6 +90,9 @@ class OnnxRuntime(Backend):
         if target.emulated and emulated.find(target).architecture == "aarch64":
             return "onnxruntime-arm"
         return "tensorrt" if target.device == "tensorrt" else "onnxruntime"
+
+    def features(self, target: Target) -> list[str]:
+        return list(emulated.find(target).features) if target.emulated else super().features(target)
 
     def build(self, model: Path, target: Target, out: Path, settings: Settings = NONE) -> None:
         self._provider(target)

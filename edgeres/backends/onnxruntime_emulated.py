@@ -30,19 +30,21 @@ from edgeres.types import Target
 
 @dataclass(frozen=True)
 class Cpu:
-    """`architecture` as Python's `platform.machine` says it, `model` as QEMU's `-cpu` takes it."""
+    """`architecture` as Python's `platform.machine` says it, `model` as QEMU's `-cpu` takes it, `features` in the
+    spelling of `machine.FEATURES`."""
 
     architecture: str
     model: str
     means: str
+    features: tuple[str, ...]
 
 
 CPUS: Mapping[str, Cpu] = {
-    "haswell": Cpu("x86_64", "Haswell", "AVX2 without VNNI"),
-    "nehalem": Cpu("x86_64", "Nehalem", "SSE4"),
-    "cortex-a57": Cpu("aarch64", "cortex-a57", "ARMv8.0"),
-    "neoverse-n1": Cpu("aarch64", "neoverse-n1", "ARMv8.2, dot product"),
-    "armv9": Cpu("aarch64", "max,pauth-impdef=on", "ARMv9, i8mm"),
+    "haswell": Cpu("x86_64", "Haswell", "AVX2 without VNNI", ("sse4_2", "avx2")),
+    "nehalem": Cpu("x86_64", "Nehalem", "SSE4", ("sse4_2",)),
+    "cortex-a57": Cpu("aarch64", "cortex-a57", "ARMv8.0", ("asimd",)),
+    "neoverse-n1": Cpu("aarch64", "neoverse-n1", "ARMv8.2, dot product", ("asimd", "asimddp")),
+    "armv9": Cpu("aarch64", "max,pauth-impdef=on", "ARMv9, i8mm", ("asimd", "asimddp", "i8mm", "sve", "bf16")),
 }
 """What stands behind `cpu@` in a target."""
 OLDEST = {"x86_64": (7, 2), "aarch64": (8, 1)}

@@ -8,7 +8,20 @@ from typing import Annotated, Any
 
 import typer
 
-from edgeres.cli.common import AsJson, Images, Model, Out, Samples, app, progress, say, show, unchanged
+from edgeres.cli.common import (
+    AsJson,
+    Images,
+    Model,
+    Out,
+    Samples,
+    app,
+    check_name,
+    folded,
+    progress,
+    say,
+    show,
+    unchanged,
+)
 from edgeres.errors import InputError, UsageError
 
 
@@ -20,10 +33,10 @@ def export(
     ] = None,
     onnx: Annotated[Path | None, typer.Option(help="In its place an ONNX network from elsewhere.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The ONNX file to write.")] = None,
-    arch: Annotated[str | None, typer.Option(help="Architecture. [default: recognised]")] = None,
+    arch: Annotated[str | None, typer.Option(help="Architecture.", show_default="recognised")] = None,
     opset: Annotated[int, typer.Option(min=13, max=21, help="ONNX opset.")] = 19,
-    batch: Annotated[int | None, typer.Option(min=1, help="Fix the batch size. [default: free]")] = None,
-    size: Annotated[int | None, typer.Option(min=8, help="Crop, in pixels. [default: the checkpoint's]")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Fix the batch size.", show_default="free")] = None,
+    size: Annotated[int | None, typer.Option(min=8, help="Crop, in pixels.", show_default="the checkpoint's")] = None,
     resize: Annotated[int | None, typer.Option(min=8, help="Shorter side before the crop, in pixels.")] = None,
     mean: Annotated[str | None, typer.Option(help="Three numbers, comma between: 0.485,0.456,0.406")] = None,
     std: Annotated[str | None, typer.Option(help="Three numbers, comma between: 0.229,0.224,0.225")] = None,
@@ -43,7 +56,7 @@ def export(
     """Turn a checkpoint, or an ONNX network from elsewhere, into edgeres' ONNX and prove it against its source."""
     from edgeres import export as step
     from edgeres.data import open_images
-    from edgeres.figures import outputs
+    from edgeres.figures import counted, outputs
 
     if listed:
         sizes = step.architectures()
@@ -58,6 +71,7 @@ def export(
         raise UsageError("--embedding drops the head; leave --task and --classes out.")
     if features and (task or classes or embedding):
         raise UsageError("--features gives maps alone; leave --task, --classes and --embedding out.")
+    check_name(out, ".onnx")
     chosen: Any = task or ("embedding" if embedding else "classification")
     given = {
         "crop": size,
@@ -88,7 +102,7 @@ def export(
     lines = [
         f"{out}: {model['arch']}{guess}, {outputs(model['task'], model['outputs'])}, opset {opset}{unchanged(made)}",
         *notes,
-        f"parity with {origin} on {parity['images']} images: largest difference {parity['largest']:.2g} "
+        f"parity with {origin} on {counted(parity['images'])}: largest difference {parity['largest']:.2g} "
         f"({parity['relative']:.1e} of the largest output){top1}",
         *(f"  {name}: {share:.1e}" for name, share in parity.get("outputs", {}).items()),
     ]
@@ -99,8 +113,11 @@ def export(
 @app.command()
 def calibrate(model: Model, data: Images, out: Out, samples: Samples = None) -> None:
     """Collect the activation statistics that `quantize --stats` reads."""
+    from edgeres.figures import counted
+
+    check_name(out, ".stats")
     made = _calibrate(model, data, samples, out)
-    say(f"{out}: statistics of {made.sidecar.results['images']} images{unchanged(made)}")
+    say(f"{out}: statistics of {counted(made.sidecar.results['images'])}{unchanged(made)}")
 
 
 @app.command()
@@ -111,16 +128,18 @@ def quantize(
     samples: Samples = None,
     stats: Annotated[Path | None, typer.Option(help="Statistics to use instead of images.")] = None,
     scheme: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="onnxruntime (-avx2, -vnni, -arm), openvino (also: -branch, -shortcut), tensorrt, portable; fp16."
+            help="onnxruntime (-avx2, -vnni, -arm), openvino (also: -branch, -shortcut), tensorrt, portable; fp16.",
+            show_default="onnxruntime",
         ),
-    ] = "portable",
+    ] = None,
     method: Annotated[
         str, typer.Option(help="Range method: minmax, percentile, entropy, mse; or auto, the best of them here.")
     ] = "mse",
     level: Annotated[
-        str | None, typer.Option(help="fast, balanced or best. [default: balanced; fast where only --stats is given]")
+        str | None,
+        typer.Option(help="fast, balanced or best.", show_default="balanced; fast where only --stats is given"),
     ] = None,
     max_drop: Annotated[
         float | None, typer.Option(min=0, help="Leave as few layers in float as keep the top-1 drop below, in points.")
@@ -131,6 +150,7 @@ def quantize(
     """Write the INT8 Q/DQ file of a model for one runtime."""
     from edgeres import store
     from edgeres.data import open_images
+    from edgeres.figures import counted
     from edgeres.quantization import schemes
     from edgeres.quantization.quantize import find_options
     from edgeres.quantization.quantize import quantize as step
@@ -139,29 +159,39 @@ def quantize(
         raise UsageError("--max-drop and --validation, the labelled images to hold it on, go together; give both.")
     level = level or ("balanced" if data else "fast")
     find_options(method, level)
+    check_name(out, ".onnx")
     store.distinct(out, model)
-    int8 = bool(schemes.find(scheme).roles)
+    chosen = scheme or schemes.DEFAULT
+    int8 = bool(schemes.find(chosen).roles)
     images = open_images(data) if data else None
     if images is not None and samples:
         images = images.draw(samples)
     if data is not None and stats is None and int8:
         stats = model.with_suffix(".stats")
         made = _calibrate(model, data, samples, stats)
-        progress().say(f"{stats}: statistics of {made.sidecar.results['images']} images{unchanged(made)}")
+        progress().say(f"{stats}: statistics of {counted(made.sidecar.results['images'])}{unchanged(made)}")
+    options: dict[str, Any] = {"scheme": chosen, "method": method, "level": level, "images": images}
     if max_drop is not None and validation is not None:
-        options = {"scheme": scheme, "method": method, "level": level, "images": images}
-        _quantize_within(model, stats, out, max_drop, validation, options, as_json)
-        return
-    with progress().step(f"quantize, {level}", None) as advance:
-        made = step(model, stats, out, scheme=scheme, method=method, level=level, images=images, progress=advance)
-    counts, size = made.sidecar.results, out.stat().st_size
+        text, values = _within(model, stats, out, max_drop, validation, options)
+    else:
+        with progress().step(f"quantize, {level}", None) as advance:
+            made = step(model, stats, out, **options, progress=advance)
+        text, values = _told(model, made, chosen, level, method)
+    if scheme is None:
+        text += "\nfor ONNX Runtime and OpenVINO on x86 CPUs; --scheme names what others take"
+    show(text, {"out": str(out), **values}, as_json)
+
+
+def _told(model: Path, made: Any, scheme: str, level: str, method: str) -> tuple[str, dict[str, Any]]:
+    """A quantized file in words and as values."""
+    counts, size = made.sidecar.results, made.path.stat().st_size
     method = counts.get("method", method)
     how = f", level {level}, method {method}, {counts['layers']} layers and {counts['tensors']} tensors in INT8"
     text = (
-        f"{out}: scheme {scheme}{how if counts['layers'] else ''}, "
+        f"{made.path}: scheme {scheme}{how if counts['layers'] else ''}, "
         f"{size / 1e6:.1f} MB ({model.stat().st_size / size:.1f}x smaller){unchanged(made)}"
     )
-    show(text, {"out": str(out), "scheme": scheme, "level": level, "method": method, "size": size, **counts}, as_json)
+    return text, {"scheme": scheme, "level": level, "method": method, "size": size, **counts}
 
 
 @app.command()
@@ -179,8 +209,8 @@ def diagnose(
     from edgeres.quantization.diagnose import diagnose as step
     from edgeres.report import errors as picture
 
-    if out is not None and out.suffix != ".svg":
-        raise UsageError(f"{out} cannot be written as {out.suffix!r}; name it {out.with_suffix('.svg').name}.")
+    if out is not None:
+        check_name(out, ".svg")
     found = step(model, quantized, open_images(data).draw(samples))
     if out is not None:
         store.write_bytes(out, picture.svg(found).encode())
@@ -188,29 +218,31 @@ def diagnose(
         typer.echo(json.dumps([asdict(error) for error in found], indent=2))
     else:
         picture.show(found)
+        if any(error.role in ("branch", "shortcut") for error in found):
+            clipped = "A branch or shortcut is clipped to what the ReLU of its sum lets through"
+            say("\n" + folded([f"{clipped}: the block behind tells what that costs."]))
 
 
 def _calibrate(model: Path, data: Path, samples: int | None, out: Path) -> Any:
     from edgeres.data import open_images
+    from edgeres.figures import counted
+    from edgeres.quantization.calibrate import FEW, few
     from edgeres.quantization.calibrate import calibrate as step
 
     images = open_images(data)
     chosen = images.draw(samples) if samples else images
     if samples and samples > len(images):
-        progress().say(f"{data} holds {len(images)} images; all of them are used.")
+        progress().say(f"{data} holds {counted(len(images))}; all of them are used.")
     with progress().step("calibrate", len(chosen)) as advance:
-        return step(model, chosen, out, advance)
+        made = step(model, chosen, out, advance)
+    if len(chosen) < FEW:
+        progress().say(few(len(chosen)))
+    return made
 
 
-def _quantize_within(
-    model: Path,
-    stats: Path | None,
-    out: Path,
-    max_drop: float,
-    validation: Path,
-    options: dict[str, Any],
-    as_json: bool,
-) -> None:
+def _within(
+    model: Path, stats: Path | None, out: Path, max_drop: float, validation: Path, options: dict[str, Any]
+) -> tuple[str, dict[str, Any]]:
     """Quantize with some layers left in float, and measure what those cost where the scheme's runtime is here."""
     from edgeres import locks
     from edgeres.data import open_images
@@ -234,8 +266,7 @@ def _quantize_within(
     text += f"\nin float: {', '.join(found.kept) or 'none'}"
     if cost:
         text += f"\np50 {cost[1]:.2f} ms, {cost[0]:.2f} ms with all layers in INT8"
-    values = {"out": str(out), "kept": found.kept, "drop": found.after, "drop_int8": found.before, "p50_ms": cost}
-    show(text, values, as_json)
+    return text, {"kept": found.kept, "drop": found.after, "drop_int8": found.before, "p50_ms": cost}
 
 
 def _latencies(files: list[Path], scheme: str) -> list[float] | None:

@@ -14,7 +14,7 @@ app.add_typer(devices, name="devices")
 
 Inventory = Annotated[Path, typer.Option("--inventory", "-i", help="The devices (.toml).")]
 Certificates = Annotated[
-    Path | None, typer.Option("--certificates", help="Folder. [default: certificates, beside the inventory]")
+    Path | None, typer.Option("--certificates", help="Folder.", show_default="certificates, beside the inventory")
 ]
 Name = Annotated[str, typer.Argument(help="Its name in the inventory.")]
 DEVICES = Path("devices.toml")
@@ -88,7 +88,9 @@ def list_(inventory: Inventory = DEVICES, certificates: Certificates = None, as_
 
 @devices.command()
 def probe(
-    names: Annotated[list[str] | None, typer.Argument(help="Names or labels. [default: all that ssh reaches]")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names or labels.", show_default="all that ssh reaches")
+    ] = None,
     here: Annotated[bool, typer.Option("--here", help="This machine, and no inventory.")] = False,
     inventory: Inventory = DEVICES,
     as_json: AsJson = False,
@@ -153,7 +155,7 @@ def remove(
 @devices.command()
 def watch(
     address: Annotated[
-        str | None, typer.Argument(help="The scheduler. [default: that of a run on this machine]")
+        str | None, typer.Argument(help="The scheduler.", show_default="that of a run on this machine")
     ] = None,
     inventory: Inventory = DEVICES,
     certificates: Certificates = None,

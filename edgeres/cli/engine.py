@@ -18,6 +18,7 @@ from edgeres.cli.common import (
     TargetName,
     Threads,
     app,
+    folded,
     progress,
     show,
     unchanged,
@@ -32,7 +33,9 @@ def build(
     out: Out,
     frame: Annotated[
         str | None,
-        typer.Option("--input", help="Take camera bytes: u8-nhwc (RGB) or u8-nhwc-bgr. [default: normalised float32]"),
+        typer.Option(
+            "--input", help="Take camera bytes: u8-nhwc (RGB) or u8-nhwc-bgr.", show_default="normalised float32"
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -74,15 +77,16 @@ def bench(
         typer.Option(help="Let MLPerf's LoadGen measure: single-stream, multi-stream, server or offline."),
     ] = None,
     seconds: Annotated[
-        float | None, typer.Option(min=0.1, help="Shortest run of LoadGen. [default: MLPerf's, 600]")
+        float | None, typer.Option(min=0.1, help="Shortest run of LoadGen.", show_default="MLPerf's, 600")
     ] = None,
     qps: Annotated[
-        float | None, typer.Option(min=0.001, help="Queries a second of `server`. [default: half of what is possible]")
+        float | None,
+        typer.Option(min=0.001, help="Queries a second of `server`.", show_default="half of what is possible"),
     ] = None,
     bound: Annotated[
-        float | None, typer.Option(min=0.001, help="Milliseconds that 99 % of `server` must keep. [default: 15]")
+        float | None, typer.Option(min=0.001, help="Milliseconds that 99 % of `server` must keep.", show_default="15")
     ] = None,
-    data: Annotated[Path | None, typer.Option("--data", "-d", help="Images for LoadGen. [default: noise]")] = None,
+    data: Annotated[Path | None, typer.Option("--data", "-d", help="Images for LoadGen.", show_default="noise")] = None,
     reference: Annotated[
         Path | None, typer.Option(help="The FP32 file, of whose top-1 on --data 99 % must be kept.")
     ] = None,
@@ -155,6 +159,7 @@ def evaluate(
     from edgeres import onnx_io
     from edgeres.data import open_images
     from edgeres.evaluate import maps
+    from edgeres.figures import counted
     from edgeres.report import accuracy, scores
     from edgeres.types import Target
 
@@ -172,22 +177,22 @@ def evaluate(
             raise UsageError("maps have no labels; give the FP32 file as --reference.")
         with progress().step(f"evaluate {engine.name}", len(chosen)) as advance:
             figures = maps.compare(engine, Target.parse(target), reference, chosen, threads=threads, progress=advance)
-        text = "\n".join([f"{engine} on {target}, {len(chosen)} images", *scores.lines(figures)])
+        text = folded([f"{engine} on {target}, {counted(len(chosen))}", *scores.lines(figures)])
         show(text, {"scores": [figure.model_dump() for figure in figures]}, as_json)
         return
     predicted = predict(engine)
     against = predict(reference) if reference else None
     if predicted.task != "classification":
         figures, rate = step.scores(predicted, against), predicted.images_per_second
-        head = f"{engine} on {target}, {len(chosen)} images, {rate:.1f} images/s"
+        head = f"{engine} on {target}, {counted(len(chosen))}, {rate:.1f} images/s"
         told = {"images_per_second": rate, "scores": [figure.model_dump() for figure in figures]}
-        show("\n".join([head, *scores.lines(figures)]), told, as_json)
+        show(folded([head, *scores.lines(figures)]), told, as_json)
         return
     found, exact = step.accuracy(predicted, against), step.accuracy(against) if against else None
     notes = [step.GUESSES] if step.guesses(against or predicted) else []
     first, *others = accuracy.lines(found, exact)
     values = {**found.model_dump(), "drop": exact.top1 - found.top1 if exact else None, "notes": notes}
-    show("\n".join([f"{engine} on {target}, {first}", *others, *notes]), values, as_json)
+    show(folded([f"{engine} on {target}, {first}", *others, *notes]), values, as_json)
 
 
 @app.command()

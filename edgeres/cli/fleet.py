@@ -18,11 +18,11 @@ def agent(
     address: Address,
     name: Annotated[str, typer.Option(help="The name of this device.")],
     certificates: Certificates = None,
-    folder: Annotated[Path | None, typer.Option(help="Keeps files. [default: ~/.cache/edgeres/agent]")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Keeps files.", show_default="~/.cache/edgeres/agent")] = None,
     space: Annotated[float, typer.Option(min=0.1, help="GiB that may be kept; the oldest go first.")] = 16,
     listen: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="Where the scheduler reaches this device. [default: any port]"),
+        typer.Option(metavar="HOST:PORT", help="Where the scheduler reaches this device.", show_default="any port"),
     ] = None,
 ) -> None:
     """Let a scheduler measure on this machine: dial it, work one task at a time, dial again when it is gone."""

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from edgeres.cli.common import INCONCLUSIVE, progress, show
-from edgeres.errors import UsageError
+from edgeres.cli.common import INCONCLUSIVE, check_name, progress, show
 
 
 def roofline(subject: Any, out: Path | None, as_json: bool) -> None:
@@ -34,8 +33,8 @@ def bounded(subject: Any, p99: float, out: Path | None, as_json: bool) -> int:
 
 
 def _drawable(out: Path | None) -> None:
-    if out is not None and out.suffix != ".svg":
-        raise UsageError(f"{out} cannot be written as {out.suffix!r}; name it {out.with_suffix('.svg').name}.")
+    if out is not None:
+        check_name(out, ".svg")
 
 
 def _write(out: Path | None, drawn: str) -> None:

@@ -16,6 +16,7 @@ from edgeres.cli.common import (
     TargetName,
     Threads,
     app,
+    check_name,
     progress,
     say,
     show,
@@ -41,6 +42,7 @@ def tune(
     from edgeres.tune import show as shown
     from edgeres.types import Target
 
+    check_name(out, ".toml")
     read, folder = recipes.read(recipe), out.with_suffix("")
     made, found = step.tune_recipe(
         read, Target.parse(target), folder, max_drop=max_drop, minutes=minutes, progress=progress()
@@ -53,11 +55,11 @@ def tune(
 @app.command()
 def run(
     recipe: Annotated[Path, typer.Argument(help="A recipe (.toml).")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder. [default: build/NAME]")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder.", show_default="build/NAME")] = None,
     devices: Annotated[str | None, typer.Option(metavar="NAME,...", help="Measure there: devices or labels.")] = None,
     inventory: Annotated[Path | None, typer.Option(help="With --devices: what each runs (devices.toml).")] = None,
     scheduler: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Where agents are. [default: this run, port 8786]")
+        str | None, typer.Option(metavar="ADDRESS", help="Where agents are.", show_default="this run, port 8786")
     ] = None,
     certificates: Annotated[Path | None, typer.Option(help="Folder by `edgeres devices init`.")] = None,
     as_json: AsJson = False,
@@ -136,7 +138,9 @@ def check(
         typer.Option(metavar="BASE HEAD", help="Two engines, or run folders, to measure here in turn, instead."),
     ] = None,
     target: Annotated[str | None, typer.Option("--target", "-t", help="With --ab: what the engines run on.")] = None,
-    threshold: Annotated[str | None, typer.Option(help="With --ab: how much p50 may grow. [default: 2.5%]")] = None,
+    threshold: Annotated[
+        str | None, typer.Option(help="With --ab: how much p50 may grow.", show_default="2.5%")
+    ] = None,
     threads: Threads = None,
     junit: Annotated[Path | None, typer.Option(help="Also write the verdicts as JUnit XML.")] = None,
     annotate: Annotated[
@@ -158,7 +162,7 @@ def check(
     elif ab:
         from edgeres.ab import compare
 
-        verdicts = compare(*ab, gate.read("latency_p50", threshold or "2.5%"), target, threads, progress())
+        verdicts = compare(*ab, _percentage(threshold or "2.5%"), target, threads, progress())
     outcome = gate.overall(verdicts)
     if junit:
         from edgeres import junit as xml
@@ -179,6 +183,15 @@ def check(
     raise typer.Exit(codes[outcome])
 
 
+def _percentage(threshold: str) -> float:
+    from edgeres import gate
+
+    try:
+        return gate.read("latency_p50", threshold)
+    except UsageError:
+        raise UsageError(f"--threshold {threshold!r} is no percentage; write it as in --threshold 2.5%.") from None
+
+
 baselines = typer.Typer(no_args_is_help=True, help="What `check` compares with: accept a report as it.")
 app.add_typer(baselines, name="baseline")
 
@@ -193,6 +206,7 @@ def accept(
 
     found = reports.load(folder)
     changes = baseline.changes(found, out)
+    baseline.write(found, out)
     if not as_json:
         from rich.console import Console
         from rich.table import Table
@@ -203,6 +217,5 @@ def accept(
         for change in changes:
             table.add_row(*map(plain, change))
         Console(markup=False, highlight=False).print(table if changes else "No figure changes.")
-    baseline.write(found, out)
     rows = [dict(zip(("cell", "metric", "old", "new"), change, strict=True)) for change in changes]
     show(f"{out}: accepted", {"out": str(out), "changes": rows}, as_json)

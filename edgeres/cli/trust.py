@@ -39,7 +39,9 @@ def verify(
     artifact: Artifact,
     key: Annotated[
         Path | None,
-        typer.Option("--key", "-k", help="Public key (.pem), or a folder of them. [default: EDGERES_TRUSTED_KEYS]"),
+        typer.Option(
+            "--key", "-k", help="Public key (.pem), or a folder of them.", show_default="EDGERES_TRUSTED_KEYS"
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

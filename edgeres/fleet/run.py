@@ -65,6 +65,9 @@ class There:
     ) -> dict[str, Any]:
         if self.refused:
             raise self.refused
+        if self.name not in self.fleet.names():
+            waits = f"waiting for it to dial {self.fleet.address}, {self.fleet.patience:.0f} s at most"
+            progress.say(f"{self.name} is not there: {waits}")
         facts, ours = self.fleet.ask(self.name, tasks.facts), store.versions("edgeres")["edgeres"]
         self._machine = Machine.model_validate(facts["machine"])
         if facts["edgeres"] != ours:

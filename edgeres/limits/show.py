@@ -95,6 +95,7 @@ def curve(found: Curve) -> str:
     for point in sorted(found.points, key=lambda one: (one.load.streams, one.load.batch)):
         load, (low, high) = point.load, point.interval
         words = ["holds" if found.holds(point) else "does not hold"]
+        words += ["measured again"] if point.confirmed else []
         words += ["best"] if point is best else ["Pareto"] if point in found.front else []
         lines.append(
             f"{load.streams:>7} {load.batch:>6} {number(load.images_per_second):>9} {number(point.p50):>8} "
@@ -123,6 +124,7 @@ def _point(point: Point, found: Curve) -> Mapping[str, Any]:
         "calls": point.calls,
         "processes": len(point.load.samples),
         "holds": found.holds(point),
+        "confirmed": point.confirmed,
         "pareto": point in found.front,
     }
 

@@ -1,6 +1,5 @@
 """What else the machine did while an engine was measured, from the counters of Linux; elsewhere it is not known."""
 
-import math
 import os
 import time
 from dataclasses import dataclass
@@ -8,7 +7,6 @@ from pathlib import Path
 
 from edgeres import machine
 
-_CGROUP = Path("/sys/fs/cgroup")
 _BUSY, _STOLEN = (0, 1, 2, 5, 6), 7
 """Columns of /proc/stat: user, nice, system, irq, softirq; steal (guests are in user already), see proc(5)."""
 WORKING = 0.1
@@ -72,16 +70,7 @@ def between(before: Reading, after: Reading) -> Conditions:
     if before.switches is not None and after.switches is not None:
         switches = (after.switches - before.switches) / span
     ran = [after.threads[one] - before.threads.get(one, 0.0) for one in after.threads]
-    return Conditions(cores(), others, stolen, switches, sum(seconds > WORKING * span for seconds in ran))
-
-
-def cores(cgroup: Path = _CGROUP) -> float:
-    """The cores that this process may use: its affinity, and the quota of its control group where there is one."""
-    quota, _, period = _text(cgroup / "cpu.max").strip().partition(" ")
-    if not quota:
-        quota, period = (_text(cgroup / "cpu" / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
-    limit = int(quota) / int(period) if quota.isdecimal() and period.isdecimal() else math.inf
-    return min(machine.cores(), limit)
+    return Conditions(machine.capacity(), others, stolen, switches, sum(seconds > WORKING * span for seconds in ran))
 
 
 def peak_rss_mb() -> float | None:

@@ -16,6 +16,7 @@ import onnx
 from edgeres import backends, locks, onnx_io, store
 from edgeres.data import ImageSet, batches
 from edgeres.errors import InputError
+from edgeres.figures import counted
 from edgeres.quantization import equalize, statistics
 from edgeres.quantization.graph import Graph
 from edgeres.quantization.instrument import Row, instrumented
@@ -26,6 +27,8 @@ from edgeres.types import Preprocess, Target
 
 PROBE = 16
 """Images that decide on equalisation."""
+FEW = PROBE
+"""Fewer images than this are said to be few."""
 DEEP = 300
 """Tensors that are more than OpenVINO should compile reports of: it takes time that grows faster than their number."""
 CHUNK = 8
@@ -83,6 +86,11 @@ def calibrate(
     parameters, versions = {"bins": statistics.BINS}, store.versions("edgeres", target.backend)
     sidecar = Sidecar("statistics", made_from, parameters, versions, calibration=images.contents)
     return store.make(out, sidecar, write)
+
+
+def few(images: int) -> str:
+    """What to say where fewer than `FEW` images calibrate."""
+    return f"{counted(images)} to calibrate with: take {FEW} or more, or others may not fit into the ranges."
 
 
 def _prepared(model: Path, scales: equalize.Scales) -> Graph:

@@ -46,7 +46,7 @@ def quantize(
     statistics_path: Path | None,
     out: Path,
     *,
-    scheme: str = "portable",
+    scheme: str = schemes.DEFAULT,
     method: str = METHOD,
     level: str = "fast",
     images: ImageSet | None = None,
@@ -76,13 +76,15 @@ def quantize(
     if chosen.roles:
         needed = EFFORT[level]
         if statistics_path is None:
-            raise UsageError(f"scheme {scheme} needs statistics of real images; give --data.")
+            raise UsageError(f"scheme {scheme} needs statistics of real images; give --data, or --stats.")
         if (needed or method == AUTO) and images is None:
             raise UsageError(
                 f"level {level} with method {method} needs images; "
                 + ("give --data." if method == AUTO else "give --data, or --level fast.")
             )
         sidecar = store.read_sidecar(statistics_path)
+        if sidecar and sidecar.kind != "statistics":
+            raise InputError(f"{statistics_path} holds no statistics; give the .stats file of `edgeres calibrate`.")
         if sidecar and sidecar.inputs.get("model") != made_from["model"]:
             raise InputError(f"{statistics_path} was calibrated on another file than {model}; calibrate again.")
         if unknown := sorted(set(keep) - names):

@@ -1,13 +1,15 @@
 """One small object per runtime: which tensors carry Q/DQ, of which type, and what the file must look like."""
 
+import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from edgeres import machine
 from edgeres.errors import SchemeError, UsageError
 from edgeres.quantization.graph import Role
 
@@ -115,6 +117,8 @@ SCHEMES: Mapping[str, Scheme] = {
 }
 
 
+DEFAULT = "onnxruntime"
+"""Where none is named: its files run in INT8 in ONNX Runtime and in OpenVINO, and are right on every x86 CPU."""
 ALIASES = {"onnxruntime-avx2": "onnxruntime"}
 """Paired weights are right on every x86 CPU; who looks for the scheme without VNNI finds it by that name, too."""
 
@@ -127,13 +131,32 @@ def find(name: str) -> Scheme:
 
     UsageError where there is no such scheme.
     """
-    altered = _ALTERED.fullmatch(name) if name not in SCHEMES else None
-    base = altered[1] if altered else name
-    base = ALIASES.get(base, base)
-    if base not in SCHEMES:
-        raise UsageError(f"there is no scheme {base!r}; there are {', '.join((*SCHEMES, *ALIASES))}.")
-    scheme = SCHEMES[base]
-    for sign, role in re.findall(r"([+-])(\w+)", altered[2]) if altered else ():
+    plain, changes = _split(name)
+    if plain not in SCHEMES:
+        near = difflib.get_close_matches(plain, (*SCHEMES, *ALIASES), 1)
+        meant = f"did you mean {near[0]}? There" if near else "there"
+        raise UsageError(f"there is no scheme {name!r}; {meant} are {', '.join((*SCHEMES, *ALIASES))}.")
+    scheme = SCHEMES[plain]
+    for sign, role in re.findall(r"([+-])(\w+)", changes):
         roles = scheme.roles | {Role(role)} if sign == "+" else scheme.roles - {Role(role)}
         scheme = replace(scheme, name=f"{scheme.name}{sign}{role}", roles=roles)
     return scheme
+
+
+def base(name: str) -> str:
+    """The name of the scheme that another one alters: `onnxruntime-vnni` of `onnxruntime-vnni-branch`."""
+    return _split(name)[0]
+
+
+def suits(name: str, features: Collection[str]) -> bool:
+    """Whether a scheme is for CPUs of these `features`, as `machine.FEATURES` spells them."""
+    if base(name) == "onnxruntime-vnni":
+        return machine.has_vnni(features)
+    return base(name) != "onnxruntime-arm" or "asimd" in features
+
+
+def _split(name: str) -> tuple[str, str]:
+    """A scheme's name and what is altered of it, as in `-branch+head`."""
+    altered = _ALTERED.fullmatch(name) if name not in SCHEMES else None
+    plain, changes = (altered[1], altered[2]) if altered else (name, "")
+    return ALIASES.get(plain, plain), changes

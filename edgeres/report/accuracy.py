@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from edgeres.figures import points
+from edgeres.figures import counted, points
 from edgeres.schema import Accuracy, ClassAccuracy, Flip, McNemar
 
 SHOWN = 5
@@ -14,12 +14,13 @@ def lines(found: Accuracy, reference: Accuracy | None = None) -> list[str]:
     """What `edgeres eval` prints; `reference` is the accuracy of FP32 on the same images."""
     top5 = "" if found.top5 is None else f", top-5 {points(100 * found.top5)} %"
     rate = "" if found.images_per_second is None else f", {found.images_per_second:.1f} images/s"
-    shown = [f"{found.images} images{rate}: {_share('top-1', found.top1, found.top1_interval)}{top5}"]
+    shown = [f"{counted(found.images)}{rate}: {_share('top-1', found.top1, found.top1_interval)}{top5}"]
     if reference and found.mcnemar and found.agreement is not None and found.agreement_interval:
         test = found.mcnemar
         drop = points(100 * (reference.top1 - found.top1))
         shown += [
-            f"against FP32: drop {drop} points, {test.lost} images lost and {test.gained} gained: {significance(test)}",
+            f"against FP32: drop {drop} points, {counted(test.lost)} lost and {test.gained} gained: "
+            f"{significance(test)}",
             _share("agreement", found.agreement, found.agreement_interval),
         ]
     worst = _worst(found.classes)
@@ -52,7 +53,7 @@ def _worst(classes: Sequence[ClassAccuracy]) -> list[ClassAccuracy]:
 
 def _class(one: ClassAccuracy) -> str:
     before = "" if one.reference is None else f"{points(100 * one.reference)} to "
-    return f"{one.name} ({one.images} images) {before}{points(100 * one.top1)} %"
+    return f"{one.name} ({counted(one.images)}) {before}{points(100 * one.top1)} %"
 
 
 def _several(flipped: Sequence[Flip]) -> str:

@@ -4,9 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from edgeres import machine
+from edgeres.quantization.schemes import suits
 from edgeres.types import Precision, Target
-
-VNNI = ("avx512_vnni", "avx_vnni")
 
 
 @dataclass(frozen=True)
@@ -54,10 +53,8 @@ def choices(target: Target, layers: Sequence[str], features: Sequence[str]) -> l
         "onnxruntime": ["onnxruntime", "openvino"],
         "openvino": ["openvino", "onnxruntime"],
     }.get(target.backend, ["portable"])
-    if any(one in features for one in VNNI) and target.backend == "onnxruntime":
-        schemes.insert(0, "onnxruntime-vnni")
-    if "asimd" in features and target.backend == "onnxruntime":
-        schemes.insert(0, "onnxruntime-arm")
+    if target.backend == "onnxruntime":
+        schemes = [*(one for one in ("onnxruntime-arm", "onnxruntime-vnni") if suits(one, features)), *schemes]
     own = Choice(schemes[0])
     ends = [(layers[0],), (layers[-1],), (layers[0], layers[-1])] if len(layers) > 1 else []
     return [

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,33 @@ def test_the_best_point_is_nearly_that_of_all_points(limit: float, machine: Call
     assert found.best is not None
     assert found.best.p99 <= limit
     assert 0.85 * best <= found.best.load.images_per_second <= best
-    assert len(asked) <= 3 * (7 + 3)
-    assert len(set(asked)) == len(asked)
+    assert len(set(asked)) <= 3 * (7 + 3)
+    assert len(asked) == len(set(asked)) + 1  # the best of them, once more
+    assert asked[-1] == (found.best.load.streams, found.best.load.batch)
+
+
+def test_a_point_that_was_lucky_is_not_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def under_load(subject: Subject, rounds: int, progress: Any) -> Load:
+        """8 images a call on one stream take a third of their time when they are asked for first."""
+        this = (subject.streams, subject.batch)
+        made = load(*this)
+        asked.append(this)
+        if this != (1, 8) or asked.count(this) > 1:
+            return made
+        samples = tuple(tuple(np.array(one) / 3) for one in made.samples)
+        return Load(8, False, 1, 3 * made.images_per_second, samples)
+
+    monkeypatch.setattr(measure, "under_load", under_load)
+    found = bound.search(replace(SUBJECT, threads=1), 6.0)
+    assert asked.count((1, 8)) == 2
+    assert found.best is not None
+    assert found.best.confirmed
+    assert found.best.load.batch == max(batch for _, batch in asked if latency(1, batch) < 5.9)
+    (lucky,) = (point for point in found.points if point.load.batch == 8)
+    assert lucky.confirmed
+    assert not found.holds(lucky)
 
 
 def test_a_bound_that_nothing_holds_has_no_best_point(machine: Callable[..., Any]) -> None:
@@ -73,7 +99,8 @@ def test_a_bound_that_nothing_holds_has_no_best_point(machine: Callable[..., Any
 def test_a_fixed_batch_and_the_streams_that_there_are_are_respected(machine: Callable[..., Any]) -> None:
     asked = machine(fixed=4)
     assert {point.load.batch for point in bound.search(SUBJECT, 100.0).points} == {4}
-    assert asked == [(1, 1), (2, 1), (4, 1)]
+    assert asked[:3] == [(1, 1), (2, 1), (4, 1)]
+    assert len(asked) == 4
     machine(most=1)
     found = bound.search(SUBJECT, 20.0)
     assert {point.load.streams for point in found.points} == {1}

@@ -142,7 +142,7 @@ def test_outlier_channels_are_found_with_their_ratios_unless_they_were_equalised
     if not equalised:
         monkeypatch.setattr(equalize, "scales", lambda graph, found: {})
     calibrate(model, images, tmp_path / "x.stats")
-    quantize(model, tmp_path / "x.stats", tmp_path / "q.onnx", method="minmax")
+    quantize(model, tmp_path / "x.stats", tmp_path / "q.onnx", scheme="portable", method="minmax")
     listed = diagnose(model, tmp_path / "q.onnx", images)
     found = {error.name: error for error in listed}
     if equalised:
@@ -169,7 +169,7 @@ def test_dead_channels_hide_no_outlier(
         values[key][:50] = 0
     onnx_io.save(changed(model, values), tmp_path / "x.onnx")
     calibrate(tmp_path / "x.onnx", images, tmp_path / "x.stats")
-    quantize(tmp_path / "x.onnx", tmp_path / "x.stats", tmp_path / "q.onnx")
+    quantize(tmp_path / "x.onnx", tmp_path / "x.stats", tmp_path / "q.onnx", scheme="portable")
     found = {error.name: error for error in diagnose(tmp_path / "x.onnx", tmp_path / "q.onnx", images)}
     assert [channel for channel, _ in found["layer1.0.conv1.relu"].outliers] == [60]
 

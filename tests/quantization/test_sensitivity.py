@@ -53,7 +53,7 @@ class Case(NamedTuple):
         return within(self.model, self.stats, out, out.parent, **given)
 
     def brute(self, keep: Collection[str], folder: Path) -> float:
-        return self.drop(quantize(self.model, self.stats, folder / "brute.onnx", keep=keep).path)
+        return self.drop(quantize(self.model, self.stats, folder / "brute.onnx", scheme="portable", keep=keep).path)
 
 
 @pytest.fixture(scope="module")

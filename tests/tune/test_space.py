@@ -23,6 +23,22 @@ def test_every_file_has_a_name_of_its_own_and_a_scheme_that_there_is(runtime: st
     assert found[-1] == Choice(None)
 
 
+@pytest.mark.parametrize(
+    ("features", "first"),
+    [
+        (["sse4_2", "avx2"], "onnxruntime"),
+        (["sse4_2", "avx2", "avx_vnni"], "onnxruntime-vnni"),
+        (["asimd"], "onnxruntime-arm"),
+        ([], "onnxruntime"),
+    ],
+)
+def test_a_scheme_for_one_kind_of_cpu_is_tried_there_alone(features: list[str], first: str) -> None:
+    found = [one.scheme for one in space.choices(Target("onnxruntime", "cpu"), LAYERS, features) if not one.keep]
+    own = [name for name in found if name in ("onnxruntime-vnni", "onnxruntime-arm")]
+    assert found[0] == first
+    assert own == ([first] if first != "onnxruntime" else [])
+
+
 def test_a_stage_at_a_time_may_stay_in_float() -> None:
     found = {one.name: one.keep for one in space.choices(Target("openvino", "cpu"), LAYERS, [])}
     assert found["openvino but layer1"] == ("layer1.0.conv1", "layer1.0.conv2")
