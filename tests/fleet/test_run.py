@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -17,11 +18,12 @@ from edgeres import evaluate, gate, onnx_io, pipeline, store
 from edgeres import measure as measuring
 from edgeres.data import open_images
 from edgeres.errors import EdgeresError
-from edgeres.fleet import jobs, tasks
+from edgeres.fleet import agent, jobs, run, tasks
 from edgeres.fleet.client import Fleet
 from edgeres.fleet.run import There
 from edgeres.gate import Outcome
 from edgeres.measure import child
+from edgeres.progress import Silent
 from edgeres.report import render, table
 from edgeres.schema import Report
 from edgeres.types import Target
@@ -202,3 +204,13 @@ def test_a_device_that_became_slow_is_told(tmp_path: Path) -> None:
     store.write_json(path, {**best, "gflops": 1000 * best["gflops"]})
     assert "times slower than on 20" in jobs._slower(path)
     assert np.isclose(store.read_json(path)["gflops"], 1000 * best["gflops"]), "the best of times stays"
+
+
+def test_a_run_that_fails_leaves_no_scheduler_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent, "PORT", 0)
+    with pytest.raises(EdgeresError, match="no room"), run._scheduler(None, None, [], Silent()) as address:
+        host, _, port = address.removeprefix("tcp://").rpartition(":")
+        socket.create_connection((host, int(port))).close()
+        raise EdgeresError("no room")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, int(port)))
