@@ -83,3 +83,17 @@ def test_watch_has_certificates_for_runs_that_have_them(monkeypatch: pytest.Monk
         ("tls://lab:8786", folder),
         ("tcp://127.0.0.1:8799", None),
     ]
+
+
+def test_devices_of_a_run_are_named_together_or_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = pytest.importorskip("edgeres.fleet.run")
+    asked: list[list[str]] = []
+
+    def stop(*_: object, devices: list[str], **__: object) -> None:
+        asked.append(devices)
+        raise EdgeresError("enough.")
+
+    monkeypatch.setattr(run, "run", stop)
+    for given in (["--devices", "nano,pi"], ["--devices", "nano", "--devices", "pi"]):
+        assert cli.main(["run", "mine.toml", *given]) == 3
+    assert asked == [["nano", "pi"], ["nano", "pi"]]
