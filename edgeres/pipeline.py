@@ -8,6 +8,7 @@ Exporting, calibrating and quantizing is done here; engines are built, evaluated
 on a device (see `edgeres.fleet`).
 """
 
+import platform
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +39,10 @@ class Place(Protocol):
     @property
     def name(self) -> str | None: ...
 
+    @property
+    def architecture(self) -> str:
+        """Of its CPU, as `platform.machine` says it."""
+
     def offers(self, target: Target) -> bool:
         """Whether a target of the recipe is one of this place."""
 
@@ -58,6 +63,7 @@ class Here:
     """This machine; `predict` may share the images out."""
 
     name = None
+    architecture = platform.machine()
 
     def __init__(self, predict: Predict = predict) -> None:
         self.predict = predict
@@ -151,7 +157,8 @@ class _Run:
 
     def _groups(self, place: Place) -> list[list[Pending]]:
         """The cells of each target of a place."""
-        return [self._pending(part) for part in self.recipe.targets if place.offers(Target.parse(part.target))]
+        offered = [part for part in self.recipe.targets if place.offers(Target.parse(part.target))]
+        return [self._pending(part, place.architecture) for part in offered]
 
     def _finish(self, work: Work, images: ImageSet) -> None:
         """All places at once, each its targets in turn."""
@@ -191,13 +198,13 @@ class _Run:
     def _calibration(self, images: ImageSet) -> dict[str, Any]:
         return {"images": len(images), "dataset": images.digest, **self.recipe.quantization.model_dump()}
 
-    def _pending(self, part: TargetPart) -> list[Pending]:
+    def _pending(self, part: TargetPart, architecture: str) -> list[Pending]:
         target = Target.parse(part.target)
         backend = backends.find(target)
         precisions = list(dict.fromkeys(part.precisions or backend.precisions))
         made = []
         for precision in precisions:
-            int8 = part.scheme or backend.scheme(target)
+            int8 = part.scheme or backend.scheme(target, architecture)
             scheme = {Precision.FP32: None, Precision.FP16: "fp16", Precision.INT8: int8}[precision]
             if scheme:
                 schemes.find(scheme)

@@ -146,8 +146,9 @@ class Backend(ABC):
         """Every target of this runtime that a user could ask for, and what this machine can do for it."""
 
     @abstractmethod
-    def scheme(self, target: Target) -> str:
-        """The name of the quantization scheme that is best for a target."""
+    def scheme(self, target: Target, architecture: str = "") -> str:
+        """The name of the quantization scheme that is best for a target on a CPU of an architecture, as Python's
+        `platform.machine` says it; without one on that of this machine."""
 
     def features(self, target: Target) -> list[str]:
         """Those of `machine.FEATURES` that the CPU of a target has."""

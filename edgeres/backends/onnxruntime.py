@@ -4,6 +4,7 @@
 """
 
 import json
+import platform
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -86,10 +87,11 @@ class OnnxRuntime(Backend):
             for device, (provider, package) in PROVIDERS.items()
         ] + emulated.available(self.name)
 
-    def scheme(self, target: Target) -> str:
-        if target.emulated and emulated.find(target).architecture == "aarch64":
-            return "onnxruntime-arm"
-        return "tensorrt" if target.device == "tensorrt" else "onnxruntime"
+    def scheme(self, target: Target, architecture: str = "") -> str:
+        if target.device.partition("@")[0] != "cpu":
+            return "tensorrt" if target.device == "tensorrt" else "onnxruntime"
+        there = emulated.find(target).architecture if target.emulated else architecture or platform.machine()
+        return "onnxruntime-arm" if there.lower() in ("aarch64", "arm64") else "onnxruntime"
 
     def features(self, target: Target) -> list[str]:
         return list(emulated.find(target).features) if target.emulated else super().features(target)

@@ -83,7 +83,7 @@ class OpenVino(Backend):
             for device in DEVICES
         ]
 
-    def scheme(self, target: Target) -> str:
+    def scheme(self, target: Target, architecture: str = "") -> str:
         return "openvino"
 
     def hardware(self, target: Target) -> str:

@@ -72,7 +72,7 @@ class TensorRT(Backend):
             made.append(Availability(target, builds, runs, f"{self.name} {version}; {here}"))
         return made
 
-    def scheme(self, target: Target) -> str:
+    def scheme(self, target: Target, architecture: str = "") -> str:
         # TensorRT for RTX has no INT8 convolutions for Turing: it would compute Q/DQ in float16, slower than without.
         return "fp16" if target == Target("tensorrt-rtx", "sm75") else "tensorrt"
 

@@ -56,7 +56,9 @@ def tune(
 def run(
     recipe: Annotated[Path, typer.Argument(help="A recipe (.toml).")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder.", show_default="build/NAME")] = None,
-    devices: Annotated[str | None, typer.Option(metavar="NAME,...", help="Measure there: devices or labels.")] = None,
+    devices: Annotated[
+        list[str] | None, typer.Option(metavar="NAME,...", help="Measure there: devices or labels.")
+    ] = None,
     inventory: Annotated[Path | None, typer.Option(help="With --devices: what each runs (devices.toml).")] = None,
     scheduler: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Where agents are.", show_default="this run, port 8786")
@@ -77,7 +79,7 @@ def run(
             recipe,
             out,
             progress(),
-            devices=devices.split(",") if devices else [],
+            devices=[name for names in devices or [] for name in names.split(",")],
             listed=inventory,
             scheduler=scheduler,
             certificates=certificates,

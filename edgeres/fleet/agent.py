@@ -89,7 +89,10 @@ async def scheduler(address: str, certificates: Path | None = None) -> Any:
     try:
         await made
     except RuntimeError as error:
-        raise UsageError(f"{address} cannot be served ({error.__cause__}); name another port.") from None
+        raise UsageError(
+            f"{address} cannot be served ({error.__cause__}); end what listens there, such as another run, or start "
+            "`edgeres scheduler` at another port and give that as --scheduler."
+        ) from None
     if trusted:
         made._ongoing_background_tasks.call_soon(enforce, made, trusted)
     return made

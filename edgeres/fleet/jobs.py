@@ -9,7 +9,8 @@ import datetime
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from edgeres.data import ImageSet, open_images
 from edgeres.errors import EdgeresError, InputError
 from edgeres.fleet.objects import Objects, StoredImages
 from edgeres.fleet.tasks import objects
-from edgeres.progress import Silent
 from edgeres.quantization import calibrate, statistics
 from edgeres.quantization.statistics import Calibration
 from edgeres.recipe import BenchPart, TargetPart
@@ -33,6 +33,24 @@ SLOWER = 2.0
 Request = Mapping[str, Any]
 
 
+class _Alive:
+    """Progress that shows nothing, and the agent that the job goes on."""
+
+    def __init__(self, kept: Objects) -> None:
+        self.lock = kept.lock
+
+    @contextmanager
+    def step(self, title: str, total: int | None) -> Iterator[Callable[[int], object]]:
+        self.lock.touch()
+        yield self.advance
+
+    def advance(self, done: int) -> None:
+        self.lock.touch()
+
+    def say(self, text: str) -> None:
+        self.lock.touch()
+
+
 def finish(request: Request, kept: Objects, folder: Path) -> dict[str, Any]:
     made = []
     for cell in request["cells"]:
@@ -41,7 +59,8 @@ def finish(request: Request, kept: Objects, folder: Path) -> dict[str, Any]:
         target = Target.parse(request["target"])
         made.append(Pending(target, Precision(cell["precision"]), cell["scheme"], source, tuned))
     bench, doubt = BenchPart.model_validate(request["bench"]), _slower(kept.folder / "speed.json")
-    cells.finish(made, _file(kept, folder, request["model"]), _images(request, kept, folder), bench, folder, Silent())
+    model, images = _file(kept, folder, request["model"]), _images(request, kept, folder)
+    cells.finish(made, model, images, bench, folder, _Alive(kept))
     files: list[str] = []
     told = []
     for cell in made:
@@ -58,7 +77,7 @@ def finish(request: Request, kept: Objects, folder: Path) -> dict[str, Any]:
 def gather(request: Request, kept: Objects, folder: Path) -> dict[str, Any]:
     scales = {name: np.array(values, np.float32) for name, values in request["scales"].items()}
     model, images = _file(kept, folder, request["model"]), _images(request, kept, folder)
-    found = calibrate.gather(model, scales, images, Target.parse(request["target"]))
+    found = calibrate.gather(model, scales, images, Target.parse(request["target"]), _Alive(kept).advance)
     out = folder / "part.stats"
     files: list[str] = []
     statistics.save(Calibration(found, {}), out)
@@ -69,7 +88,8 @@ def predict(request: Request, kept: Objects, folder: Path) -> dict[str, Any]:
     engine, images = _file(kept, folder, request["model"]), _images(request, kept, folder)
     out = folder / "predictions" / f"{engine.stem}.{images.digest[:16]}.npz"
     target, threads = Target.parse(request["target"]), request["threads"]
-    evaluate.evaluate(engine, target, images, out, threads=threads, settings=request["settings"])
+    options = {"threads": threads, "settings": request["settings"], "progress": _Alive(kept).advance}
+    evaluate.evaluate(engine, target, images, out, **options)
     files: list[str] = []
     return {"made": _given(kept, files, out), "files": files}
 

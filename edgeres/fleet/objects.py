@@ -3,6 +3,7 @@
     FOLDER/objects/ab/abcd...        whole, verified before it got this name
     FOLDER/objects/ab/abcd....part   what came so far
     FOLDER/runs/...                  what was made here
+    FOLDER/lock                      held by the job that runs, which touches it as it goes on
 
 The oldest are removed where there would be more than `limit` bytes in all, or less than `RESERVE` left on the disk.
 """
@@ -10,7 +11,7 @@ The oldest are removed where there would be more than `limit` bytes in all, or l
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,10 @@ _DIGITS = frozenset("0123456789abcdef")
 class Objects:
     folder: Path
     limit: int = LIMIT
+
+    @property
+    def lock(self) -> Path:
+        return self.folder / "lock"
 
     def path(self, digest: str) -> Path:
         """Where a file is, or would be; InputError where that is no SHA-256, as a path would be."""
@@ -76,10 +81,11 @@ class Objects:
 
     def missing(self, wanted: Mapping[str, int]) -> dict[str, int]:
         """Of files by digest, with their sizes, those that are not here whole, and how much of each came so far; there
-        is room for the rest then."""
+        is room for the rest then, and none of them went for it."""
         found = {digest: held for digest in wanted if (held := self.held(digest)) is not None}
         if found:
-            self._make_room(sum(wanted[digest] - held for digest, held in found.items()))
+            paths = [self.path(digest) for digest in wanted]
+            self._make_room(sum(wanted[digest] - held for digest, held in found.items()), {*paths, *map(_part, paths)})
         return found
 
     def whole(self, digest: str) -> Path:
@@ -90,17 +96,21 @@ class Objects:
             raise InputError(f"the file {digest} is missing or damaged on this device; run again to send it anew.")
         return path
 
-    def _make_room(self, wanted: int) -> None:
-        """Remove the oldest files and runs until `wanted` more bytes fit; EdgeresError where they never will."""
+    def _make_room(self, wanted: int, stay: Set[Path]) -> None:
+        """Remove the oldest files and runs, those aside that `stay`, until `wanted` more bytes fit; EdgeresError where
+        they never will."""
         self.folder.mkdir(parents=True, exist_ok=True)
         entries = sorted((path.stat().st_mtime, _size(path), path) for path in self._entries())
         total, free = sum(size for _, size, _ in entries), shutil.disk_usage(self.folder).free
-        if wanted > self.limit or free + total - wanted < RESERVE:
+        spare = [entry for entry in entries if entry[2] not in stay]
+        held = total - sum(size for _, size, _ in spare)
+        if held + wanted > self.limit or free + total - held - wanted < RESERVE:
             raise EdgeresError(
-                f"there is no room for {wanted / 1e6:.0f} MB below {self.folder}: {free / 1e6:.0f} MB are free, "
-                f"{RESERVE / 1e6:.0f} MB of them reserved; free some, or raise `edgeres agent --space`."
+                f"there is no room for {(held + wanted) / 1e6:.0f} MB below {self.folder}, {held / 1e6:.0f} MB of them "
+                f"there already: {self.limit / 1e6:.0f} MB are kept at most, {free / 1e6:.0f} MB are free and "
+                f"{RESERVE / 1e6:.0f} MB of those reserved; free some, or raise `edgeres agent --space`."
             )
-        for _, size, path in entries:
+        for _, size, path in spare:
             if total + wanted <= self.limit and free - wanted >= RESERVE:
                 return
             shutil.rmtree(path) if path.is_dir() else path.unlink()

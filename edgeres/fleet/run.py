@@ -17,14 +17,19 @@ from edgeres.recipe import BenchPart
 from edgeres.schema import Latency, Machine, Report
 from edgeres.types import Target
 
+UNKNOWN = "x86_64"
+"""What a device counts as that was not probed: what is made for x86 is computed rightly on ARM, not the other way."""
+
 
 class There:
     """A device of a fleet: a `pipeline.Place`."""
 
     def __init__(
-        self, fleet: Fleet, name: str, targets: Sequence[str] = (), refused: EdgeresError | None = None
+        self, fleet: Fleet, name: str, known: Device | None = None, refused: EdgeresError | None = None
     ) -> None:
-        self.fleet, self.name, self.targets, self.refused = fleet, name, targets, refused
+        self.fleet, self.name, self.refused = fleet, name, refused
+        self.targets = known.targets if known else []
+        self.architecture = known.found.architecture if known and known.found else UNKNOWN
         self._machine: Machine | None = None
 
     def offers(self, target: Target) -> bool:
@@ -110,7 +115,7 @@ def run(
     Agents dial `scheduler`; where none is named, this run is one, on port 8786.
     """
     known = inventory.read(listed).select(list(devices)) if listed else []
-    asked = {device.name: device.targets for device in known} if listed else {name: [] for name in devices}
+    asked = {device.name: device for device in known} if listed else dict.fromkeys(devices)
     with (
         _scheduler(scheduler, certificates, known, progress) as address,
         _dialled([device for device in known if device.reach == "ssh"], address, certificates, progress) as refused,
@@ -119,7 +124,7 @@ def run(
         if not devices:
             workers = spread.Workers(fleet)
             return pipeline.run(recipe, out, progress, [pipeline.Here(workers.predict)], workers.gather)
-        places = [There(fleet, name, targets, refused.get(name)) for name, targets in asked.items()]
+        places = [There(fleet, name, device, refused.get(name)) for name, device in asked.items()]
         return pipeline.run(recipe, out, progress, places)
 
 

@@ -96,17 +96,21 @@ def agents(
     async def keep(device: Device) -> None:
         wait = AGAIN[0]
         while True:
+            began = loop.time()
             try:
                 await _agent(device, scheduler, folder, tried[device.name])
             except (UsageError, MissingRuntime, InputError) as error:
                 refused[device.name] = error
                 return
             except EdgeresError as error:
-                progress.say(f"{error} Trying again in {wait:.0f} s.")
+                said = str(error)
             except (OSError, asyncssh.Error) as error:
-                progress.say(f"{device.name}: the connection broke ({error}). Trying again in {wait:.0f} s.")
+                said = f"{device.name}: the connection broke ({error})."
             finally:
                 tried[device.name].set()
+            if loop.time() - began > AGAIN[1]:  # it was a good one
+                wait = AGAIN[0]
+            progress.say(f"{said} Trying again in {wait:g} s.")
             await asyncio.sleep(wait)
             wait = min(2 * wait, AGAIN[1])
 

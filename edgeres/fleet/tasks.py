@@ -10,8 +10,11 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from edgeres import errors, machine, store
@@ -22,6 +25,11 @@ FOLDER, SPACE = "EDGERES_AGENT_FOLDER", "EDGERES_AGENT_SPACE"
 """Environment variables of an agent and its jobs: where files are kept, and how many bytes of them."""
 CHILD = "import sys; sys.path[:] = filter(None, sys.path); from edgeres.fleet.jobs import main; main(sys.argv[1])"
 KILLED = 9
+LOOK = 0.2
+"""Seconds between looks at a job."""
+STILL = 3600.0
+"""Seconds without progress after which a job hangs. How long one takes is the model's and the data's, and a day is
+possible; but between two images or two processes that measure are seconds, and an engine is built within minutes."""
 Answer = dict[str, Any]
 Piece = tuple[str, int, int, bytes]
 """SHA-256 of a file, where in it the bytes begin, how long it is in all, the bytes."""
@@ -77,32 +85,77 @@ def put(pieces: Sequence[Piece]) -> dict[str, int | None]:
 def job(name: str, request: Mapping[str, Any]) -> dict[str, Any]:
     """Do one of `edgeres.fleet.jobs` in a process of its own, and give its answer and the files that it names.
 
-    The process may use up the memory or crash in a vendor's runtime: that is told, and the agent lives on. One job at a
-    time, also where one is left from before a connection broke.
+    The process may use up the memory, crash in a vendor's runtime or hang in its driver: that is told, and the agent
+    lives on. One job at a time, also where one is left from before a connection broke.
     """
     kept = objects()
     kept.folder.mkdir(parents=True, exist_ok=True)
-    with (kept.folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with kept.lock.open("w") as lock:
+        if not _goes_on(lock.fileno(), lambda: _locked(lock.fileno())):
+            raise EdgeresError(
+                f"a job from before shows no progress for {STILL / 60:.0f} min and does not end; restart the device."
+            )
         answer = run(name, request, lock.fileno())
     files = answer.pop("files", [])
     return {**answer, "files": {file: (kept.folder / file).read_bytes() for file in files}}
 
 
-def run(name: str, request: Mapping[str, Any], *kept: int) -> dict[str, Any]:
-    """The answer of a job's process, which keeps the files `kept` open; EdgeresError where it died."""
-    command = [sys.executable, "-c", CHILD, name]
-    done = subprocess.run(
-        command, input=json.dumps(request), capture_output=True, text=True, check=False, pass_fds=kept
-    )
+def run(name: str, request: Mapping[str, Any], lock: int) -> dict[str, Any]:
+    """The answer of a job's process, which holds the lock, too; EdgeresError where it died, or hung and was killed."""
+    with TemporaryFile("w+") as asked:
+        json.dump(request, asked)
+        asked.seek(0)
+        process = subprocess.Popen(
+            [sys.executable, "-c", CHILD, name],
+            stdin=asked,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            pass_fds=[lock],
+        )
+    said: list[str] = []
+
+    def ended() -> bool:
+        with suppress(subprocess.TimeoutExpired):
+            said[:] = process.communicate(timeout=LOOK)
+        return bool(said)
+
+    if not _goes_on(lock, ended):
+        process.kill()
+        ended()  # or not: what hangs in a driver does not end by that, and is not waited for
+        raise EdgeresError(
+            f"the job showed no progress for {STILL / 60:.0f} min on the device and was killed; see what its runtime "
+            "hangs at, restart the device, then run again: what was done is not done again."
+        )
     try:
-        answer: Answer = json.loads(done.stdout.splitlines()[-1])
+        answer: Answer = json.loads(said[0].splitlines()[-1])
     except (IndexError, ValueError):
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        why = "it was killed, most likely for want of memory" if done.returncode == -KILLED else last
-        raise EdgeresError(f"the job died with status {done.returncode} on the device: {why}.") from None
+        last = (said[1].strip().splitlines() or ["it said nothing"])[-1]
+        why = "it was killed, most likely for want of memory" if process.returncode == -KILLED else last
+        raise EdgeresError(f"the job died with status {process.returncode} on the device: {why}.") from None
     found: dict[str, Any] = value(answer)
     return found
+
+
+def _locked(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(LOOK)
+        return False
+    return True
+
+
+def _goes_on(lock: int, ended: Callable[[], bool]) -> bool:
+    """Wait until it has `ended`, for as long as the job that holds the lock touches that; False where it did not for
+    `STILL` seconds. By this process' clock: that of a board without a battery jumps when the network is there."""
+    touched, since = 0, time.monotonic()
+    while not ended():
+        if (now := os.fstat(lock).st_mtime_ns) != touched:
+            touched, since = now, time.monotonic()
+        if time.monotonic() - since > STILL:
+            return False
+    return True
 
 
 TASKS = (facts, missing, put, job)

@@ -3,7 +3,9 @@
     python pipelines/benchmarks/scheduler.py [--devices 300] [--tasks 20] [--waiting 10000]
 
 Three processes, by TCP on the loopback: the scheduler; all devices, Dask workers on one event loop with a task that
-answers at once; the client. Memory is the scheduler's resident set, as the kernel tells it. Prints Markdown.
+answers at once; the client. Memory is the scheduler's resident set, and CPU its time in user and system mode, as the
+kernel tells them. Tasks a second are those of all three; 1000 by the CPU's ms a task is what a scheduler with a core of
+its own does at most. Prints Markdown.
 """
 
 import argparse
@@ -18,6 +20,8 @@ from typing import Any
 from edgeres.fleet import agent, tasks
 
 ADDRESS = "tcp://127.0.0.1:8796"
+IDLE = 10.0
+"""Seconds in which devices do nothing but tell that they are there."""
 REQUEST = {"request": "x" * 2000}
 """About as long as the request of a job: digests, settings and names of a target's cells."""
 
@@ -43,6 +47,12 @@ def resident(process: subprocess.Popen[bytes]) -> float:
     """Megabytes."""
     lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("VmRSS"))) / 1024
+
+
+def computed(process: subprocess.Popen[bytes]) -> float:
+    """Seconds of CPU."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
@@ -77,23 +87,33 @@ def measure(count: int, each: int, waiting: int) -> None:
         while client.sync(client.scheduler.identity, n_workers=1)["n_workers"] < count:
             time.sleep(0.2)
         joined, seconds = resident(running[0]), time.perf_counter() - began
-        began = time.perf_counter()
+        began, busy = time.perf_counter(), computed(running[0])
         futures = [submit(number, f"d{device}") for number in range(each) for device in range(count)]
         client.gather(futures)
-        took = time.perf_counter() - began
+        took, busy = time.perf_counter() - began, computed(running[0]) - busy
         del futures
         time.sleep(5)
-        before = resident(running[0])
+        idle, before = computed(running[0]), resident(running[0])
+        time.sleep(IDLE)
+        idle = computed(running[0]) - idle
         held = [submit(number, "nobody") for number in range(waiting)]
         while client.sync(client.scheduler.get_task_status, keys=[held[-1].key])[held[-1].key] is None:
             time.sleep(0.2)
         after = resident(running[0])
-        print("| devices | joined in, s | MB, empty | kB a device | tasks | tasks/s | waiting tasks | kB each |")
-        print("|---|---|---|---|---|---|---|---|")
-        print(
-            f"| {count} | {seconds:.0f} | {empty:.0f} | {1024 * (joined - empty) / count:.0f} | {count * each} | "
-            f"{count * each / took:.0f} | {waiting} | {1024 * (after - before) / waiting:.1f} |"
-        )
+        figures = {
+            "devices": f"{count}",
+            "joined in, s": f"{seconds:.0f}",
+            "MB, empty": f"{empty:.0f}",
+            "kB a device": f"{1024 * (joined - empty) / count:.0f}",
+            "CPU, idle": f"{idle / IDLE:.1%}",
+            "tasks": f"{count * each}",
+            "tasks/s": f"{count * each / took:.0f}",
+            "CPU, ms a task": f"{1000 * busy / (count * each):.1f}",
+            "waiting tasks": f"{waiting}",
+            "kB each": f"{1024 * (after - before) / waiting:.1f}",
+        }
+        for row in (figures, dict.fromkeys(figures, "---"), figures.values()):
+            print(f"| {' | '.join(row)} |")
         client.close(timeout=60)
     finally:
         for process in running:

@@ -1,11 +1,12 @@
-"""Agents, scheduler and client killed at random moments, links cut, processes halted: is a result lost, or there twice?
+"""Agents, scheduler and client killed at random moments, links cut and slowed: is a result lost, or there twice?
 
     python tests/faults/fleet.py --runs 100          # as root: each device and the client in a network of its own, TLS
-    python tests/faults/fleet.py --runs 3 --loopback # anywhere: what would cut a link halts its process instead
+    python tests/faults/fleet.py --runs 3 --loopback # anywhere: what would harm a link halts its process instead
 
-In a run a client sends a file to each of two devices and asks each for some jobs, which take a while and give a random
-number. Meanwhile faults come. A client that was killed is started again, and asks for all of it again, as `edgeres run`
-does. Then each job must have given one number, the same to all who asked, and the file must be there whole.
+A slowed link has some hundred kbit a second, and drops what waits for longer than a third of a second. In a run a
+client sends a file to each of two devices and asks each for some jobs, which take a while and give a random number.
+Meanwhile faults come. A client that was killed is started again, and asks for all of it again, as `edgeres run` does.
+Then each job must have given one number, the same to all who asked, and the file must be there whole.
 """
 
 import argparse
@@ -28,6 +29,8 @@ DEVICES, JOBS, SECONDS, SIZE = ("d1", "d2"), 8, 0.6, 6_000_000
 NETWORK = "10.217.0"
 ROLES = str(Path(__file__).with_name("fleet_roles.py"))
 BAD = ("lost", "twice", "files damaged", "parts left", "client failed")
+RATES = (100, 2000)
+"""Kilobits a second of a slowed link: at least, and at most."""
 LIMIT = 300.0
 """Seconds after which what did not come counts as lost."""
 
@@ -85,28 +88,53 @@ class Stage:
             yield
             _ip("netns", "exec", space, "ip", "link", "set", "eth", "up")
         else:
-            self.actors[name].signal(signal.SIGSTOP)
+            with self._halted(name):
+                yield
+
+    @contextmanager
+    def slowed(self, name: str, rate: int) -> Iterator[None]:
+        """Both ways; `rate` in kbit/s."""
+        if space := self.namespaces.get(name):
+            ends = (["ip", "netns", "exec", space, "tc", "qdisc"], "eth"), (["tc", "qdisc"], space)
+            queue = ["root", "tbf", "rate", f"{rate}kbit", "burst", "4kb", "latency", "300ms"]
+            for command, end in ends:
+                _do(*command, "add", "dev", end, *queue)
             yield
-            self.actors[name].signal(signal.SIGCONT)
+            for command, end in ends:
+                _do(*command, "del", "dev", end, "root")
+        else:
+            with self._halted(name):
+                yield
+
+    @contextmanager
+    def _halted(self, name: str) -> Iterator[None]:
+        self.actors[name].signal(signal.SIGSTOP)
+        yield
+        self.actors[name].signal(signal.SIGCONT)
+
+
+def _do(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+    _do("ip", *arguments)
 
 
 @contextmanager
 def networks(names: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    """A namespace for each name, all on one bridge; ours has the address NETWORK.1."""
+    """A namespace for each name, all on one bridge. Ours has the address NETWORK.1, and the other end of each link, by
+    the name of its namespace."""
     mark = os.getpid() % 10_000
-    made, bridge = {name: f"faults{mark}-{name}" for name in names}, f"faults{mark}"
+    made, bridge = {name: f"f{mark}-{name}" for name in names}, f"f{mark}"
     try:
         _ip("link", "add", bridge, "type", "bridge")
         _ip("addr", "add", f"{NETWORK}.1/24", "dev", bridge)
         _ip("link", "set", bridge, "up")
         for number, space in enumerate(made.values(), 2):
             _ip("netns", "add", space)
-            _ip("link", "add", f"{bridge}.{number}", "type", "veth", "peer", "name", "eth", "netns", space)
-            _ip("link", "set", f"{bridge}.{number}", "master", bridge, "up")
+            _ip("link", "add", space, "type", "veth", "peer", "name", "eth", "netns", space)
+            _ip("link", "set", space, "master", bridge, "up")
             _ip("-n", space, "addr", "add", f"{NETWORK}.{number}/24", "dev", "eth")
             for link in ("lo", "eth"):
                 _ip("-n", space, "link", "set", link, "up")
@@ -139,15 +167,16 @@ def run(stage: Stage, number: int) -> Counter[str]:
 
 def _fault(stage: Stage, dice: random.Random) -> str:
     victim = dice.choice([*DEVICES, "scheduler", "client"])
-    kind = dice.choice(["killed", "cut"] if victim != "scheduler" else ["killed"])
+    kind = dice.choice(["killed", "cut", "slowed"] if victim != "scheduler" else ["killed"])
+    what = "device" if victim in DEVICES else victim
     if kind == "killed":
         stage.actors[victim].kill()
         time.sleep(dice.uniform(0, 1))
         stage.actors[victim].start()
-        return f"{'device' if victim in DEVICES else victim} killed"
-    with stage.cut(victim):
-        time.sleep(dice.uniform(0.2, 3))
-    return f"link of {'device' if victim in DEVICES else victim} cut"
+        return f"{what} killed"
+    with stage.cut(victim) if kind == "cut" else stage.slowed(victim, dice.randint(*RATES)):
+        time.sleep(dice.uniform(0.2, 3) if kind == "cut" else dice.uniform(1, 8))
+    return f"link of {what} {kind}"
 
 
 def _verdict(stage: Stage, number: int, results: Path) -> Counter[str]:

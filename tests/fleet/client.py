@@ -65,5 +65,17 @@ def away(address: str) -> None:
             say(str(error))
 
 
+def broken(address: str) -> None:
+    """A task of edgeres that raises an error which is none of edgeres' own."""
+    from edgeres.errors import EdgeresError
+    from edgeres.fleet import client, tasks
+
+    with client.Fleet(address) as fleet:
+        try:
+            fleet.ask("d1", tasks.missing, 5)
+        except EdgeresError as error:
+            say(str(error))
+
+
 if __name__ == "__main__":
-    {"spread": spread, "evil": evil, "away": away}[sys.argv[1]](*sys.argv[2:])
+    {"spread": spread, "evil": evil, "away": away, "broken": broken}[sys.argv[1]](*sys.argv[2:])

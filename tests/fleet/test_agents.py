@@ -11,6 +11,7 @@ pytest.importorskip("distributed", reason="the extra `devices` is not installed"
 
 from edgeres import evaluate
 from edgeres.data import open_images
+from edgeres.fleet.client import _given_up
 from edgeres.quantization.calibrate import calibrate
 from edgeres.types import Target
 
@@ -74,6 +75,13 @@ def test_a_device_that_stays_away_is_named(start: Start) -> None:
     said = client("away")
     assert "nobody did not answer for 1 s (there: " in said
     assert "see whether `edgeres agent` runs there and reaches tcp://" in said
+
+
+def test_an_error_of_an_agent_is_told_as_it_is(start: Start) -> None:
+    said = client("broken")
+    assert said == "the agent on d1 failed (TypeError: 'int' object is not iterable); see what it says there.\n"
+    lost = type("KilledWorker", (Exception,), {})("finish-d1", None, 10)  # as Dask's, which needs a worker to be made
+    assert str(_given_up("d1", lost)).startswith("d1 was lost again and again at this task;")
 
 
 @pytest.mark.long

@@ -66,3 +66,34 @@ def test_what_a_device_says_is_noted_and_what_it_refuses_is_told(
     assert cli.main(["devices", "probe"]) == 3
     assert inventory.read(Path("devices.toml")).devices["nano"].found == found
     assert "nuc: no" in capsys.readouterr().out
+
+
+def test_watch_has_certificates_for_runs_that_have_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = pytest.importorskip("edgeres.fleet.watch")
+    asked: list[tuple[str, Path | None]] = []
+    monkeypatch.setattr(watch, "watch", lambda address, trusted, *_: asked.append((address, trusted)))
+    assert cli.main(["devices", "watch"]) == 0
+    assert cli.main(["devices", "init"]) == 0
+    for more in ([], ["tls://lab:8786"], ["tcp://127.0.0.1:8799"]):
+        assert cli.main(["devices", "watch", *more]) == 0
+    folder = Path("certificates")
+    assert asked == [
+        ("tcp://127.0.0.1:8786", None),
+        ("tls://127.0.0.1:8786", folder),
+        ("tls://lab:8786", folder),
+        ("tcp://127.0.0.1:8799", None),
+    ]
+
+
+def test_devices_of_a_run_are_named_together_or_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = pytest.importorskip("edgeres.fleet.run")
+    asked: list[list[str]] = []
+
+    def stop(*_: object, devices: list[str], **__: object) -> None:
+        asked.append(devices)
+        raise EdgeresError("enough.")
+
+    monkeypatch.setattr(run, "run", stop)
+    for given in (["--devices", "nano,pi"], ["--devices", "nano", "--devices", "pi"]):
+        assert cli.main(["run", "mine.toml", *given]) == 3
+    assert asked == [["nano", "pi"], ["nano", "pi"]]

@@ -75,3 +75,18 @@ def test_the_oldest_make_room_and_what_is_asked_for_stays(tmp_path: Path) -> Non
     assert [kept.path(digest).exists() for digest in digests] == [True, False, True]
     with pytest.raises(EdgeresError, match="no room for 0 MB"):
         kept.missing({"0" * 64: 251})
+
+
+def test_what_a_job_needs_does_not_make_room_for_the_rest_of_it(tmp_path: Path) -> None:
+    kept, contents = Objects(tmp_path, limit=250), [bytes([number]) * 100 for number in range(3)]
+    old, half, new = (hashlib.sha256(content).hexdigest() for content in contents)
+    kept.put(old, 0, 100, contents[0])
+    kept.put(half, 0, 100, contents[1][:60])
+    with pytest.raises(EdgeresError, match="agent --space"):
+        kept.missing({old: 100, half: 100, new: 100})
+    assert kept.path(old).exists(), "nothing goes for what cannot be"
+    assert kept.held(half) == 60
+    kept.put(new, 0, 100, contents[2])
+    os.utime(kept.path(old).parent / old, (0, 0))
+    assert kept.missing({old: 100, half: 100}) == {half: 60}
+    assert [kept.held(digest) for digest in (old, half, new)] == [None, 60, 0], "the younger went"

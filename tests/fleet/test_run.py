@@ -1,12 +1,15 @@
 """A recipe measured on devices. These share this process and its clock; what goes between is what Dask would carry."""
 
+import fcntl
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,14 @@ from edgeres import evaluate, gate, onnx_io, pipeline, store
 from edgeres import measure as measuring
 from edgeres.data import open_images
 from edgeres.errors import EdgeresError
-from edgeres.fleet import jobs, tasks
+from edgeres.fleet import agent, jobs, run, spread, tasks
 from edgeres.fleet.client import Fleet
+from edgeres.fleet.inventory import Device, Found
 from edgeres.fleet.run import There
 from edgeres.gate import Outcome
 from edgeres.measure import child
+from edgeres.progress import Silent
+from edgeres.quantization.calibrate import calibrate
 from edgeres.report import render, table
 from edgeres.schema import Report
 from edgeres.types import Target
@@ -44,7 +50,10 @@ def in_this_process(name: str, request: Mapping[str, Any], *_: int) -> dict[str,
     kept = tasks.objects()
     folder = kept.folder / "runs" / name
     folder.mkdir(parents=True, exist_ok=True)
-    return jobs.JOBS[name](json.loads(json.dumps(request)), kept, folder)
+    os.utime(kept.lock, (0, 0))
+    answer = jobs.JOBS[name](json.loads(json.dumps(request)), kept, folder)
+    assert kept.lock.stat().st_mtime > 0, "it shows that it goes on"
+    return answer
 
 
 @pytest.fixture
@@ -87,8 +96,9 @@ def recipe(exported: Path, image_folder: Path, mirrored_folder: Path, tmp_path: 
 def test_cells_are_measured_on_a_device_and_told_in_one_report(
     device: Near, recipe: Path, image_folder: Path, tmp_path: Path
 ) -> None:
-    lost = There(device, "gone", [str(TARGET)], EdgeresError("its host key is not known."))
-    places = [There(device, "line3", [str(TARGET)]), lost]
+    offered = {"address": "host", "targets": [str(TARGET)]}
+    lost = There(device, "gone", Device(name="gone", **offered), EdgeresError("its host key is not known."))
+    places = [There(device, "line3", Device(name="line3", **offered)), lost]
     report = pipeline.run(recipe, tmp_path / "run", places=places)
     assert [(cell.place, str(cell.precision), cell.status) for cell in report.cells] == [
         ("onnxruntime:cpu@line3", "fp32", "measured"),
@@ -141,6 +151,24 @@ def _devices_are_held_apart(report: Report) -> None:
     assert [outcomes[row.name] is Outcome.PASSED for row in rows][:2] == [True, True]
 
 
+def test_a_board_is_given_the_scheme_of_its_cpu(recipe: Path, tmp_path: Path) -> None:
+    told = {"system": "", "cpu": "", "cores": 4, "memory_gib": 8, "python": "", "probed": ""}
+    devices = [
+        Device(name="new", address="new"),
+        Device(name="pi", address="pi", found=Found(architecture="aarch64", **told)),
+        Device(name="nuc", address="nuc", found=Found(architecture="x86_64", **told)),
+    ]
+    places = [There(Near(), one.name, one, EdgeresError("it is off.")) for one in devices]
+    report = pipeline.run(recipe, tmp_path / "run", places=places)
+    schemes = {cell.place: cell.scheme for cell in report.cells if cell.scheme}
+    assert schemes == {
+        **{f"openvino:cpu@{one.name}": "openvino" for one in devices},
+        "onnxruntime:cpu@new": "onnxruntime",
+        "onnxruntime:cpu@pi": "onnxruntime-arm",
+        "onnxruntime:cpu@nuc": "onnxruntime",
+    }
+
+
 def test_another_edgeres_there_is_named(device: Near, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "versions", lambda *names: dict.fromkeys(names, "0.0.9"))
     facts = tasks.facts()
@@ -159,6 +187,38 @@ def test_a_job_that_dies_says_so_and_how(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr(tasks, "CHILD", child_)
         with pytest.raises(EdgeresError, match=said):
             tasks.value(tasks.job("finish", {}))
+
+
+def test_a_job_that_hangs_is_killed_and_another_that_does_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(tasks.FOLDER, str(tmp_path))
+    monkeypatch.setattr(tasks, "STILL", 0.3)
+    monkeypatch.setattr(tasks, "CHILD", "import time; time.sleep(600)")
+    started: list[subprocess.Popen[str]] = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *given, **more: started.append(popen(*given, **more)) or started[0])
+    with pytest.raises(EdgeresError, match=r"showed no progress for .* min on the device and was killed"):
+        tasks.value(tasks.job("finish", {}))
+    assert started[0].wait(30) == -9
+    with tasks.objects().lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(EdgeresError, match="a job from before shows no progress"):
+            tasks.value(tasks.job("finish", {}))
+    assert len(started) == 1
+
+
+def test_a_job_that_goes_on_takes_as_long_as_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "STILL", 0.05)
+    looks = iter([False] * 10 + [True])
+
+    def ended() -> bool:
+        time.sleep(0.02)
+        os.utime(tmp_path / "lock", ns=(0, time.monotonic_ns()))
+        return next(looks)
+
+    with (tmp_path / "lock").open("w") as lock:
+        assert tasks._goes_on(lock.fileno(), ended)
 
 
 def test_a_job_that_outlives_its_agent_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,3 +262,25 @@ def test_a_device_that_became_slow_is_told(tmp_path: Path) -> None:
     store.write_json(path, {**best, "gflops": 1000 * best["gflops"]})
     assert "times slower than on 20" in jobs._slower(path)
     assert np.isclose(store.read_json(path)["gflops"], 1000 * best["gflops"]), "the best of times stays"
+
+
+def test_shares_of_images_show_that_they_go_on(
+    device: Near, exported: Path, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "names", lambda: ["d1"])
+    tasks.objects().folder.mkdir()
+    tasks.objects().lock.touch()
+    workers, images = spread.Workers(device), open_images(image_folder)
+    calibrate(exported, images, tmp_path / "shared.stats", gather=workers.gather)
+    evaluate.evaluate(exported, TARGET, images, tmp_path / "shared.npz", predict=workers.predict)
+    assert device.asked.count("job") == 2
+
+
+def test_a_run_that_fails_leaves_no_scheduler_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent, "PORT", 0)
+    with suppress(EdgeresError), run._scheduler(None, None, [], Silent()) as address:
+        host, _, port = address.removeprefix("tcp://").rpartition(":")
+        socket.create_connection((host, int(port))).close()
+        raise EdgeresError("no room")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, int(port)))

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -156,6 +157,28 @@ def test_what_a_shell_says_before_the_agent_is_passed_over(said: str, port: int)
         return next(lines, "")
 
     assert asyncio.run(ssh._port(SimpleNamespace(readline=readline))) == port  # type: ignore[arg-type]
+
+
+def test_a_connection_that_held_is_dialled_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds that it waits, by what it says: twice as long each time, at most `AGAIN[1]`, and from the start again."""
+    lasts, waits, done = iter([0, 0, 0, 0, 0.2, 0]), list[float](), threading.Event()
+
+    async def broken(device: Device, *_: object) -> None:
+        await asyncio.sleep(next(lasts, 3600))
+        raise EdgeresError("it broke.")
+
+    def say(text: str) -> None:
+        waits.append(float(text.split()[-2]))
+        if len(waits) == 6:
+            done.set()
+
+    monkeypatch.setattr(ssh, "_agent", broken)
+    monkeypatch.setattr(ssh, "AGAIN", (0.02, 0.08))
+    progress = Silent()
+    monkeypatch.setattr(progress, "say", say)
+    with ssh.agents([Device(name="pi", address="pi")], "tcp://127.0.0.1:1", None, progress):
+        assert done.wait(30)
+    assert waits == [0.02, 0.04, 0.08, 0.08, 0.02, 0.04]
 
 
 def test_an_agent_is_there_for_as_long_as_it_is_needed(device: Device, tmp_path: Path) -> None:
