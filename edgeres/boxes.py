@@ -1,6 +1,7 @@
 """From what a detector's dense heads give to boxes: anchors, decoding, non-maximum suppression.
 
-All of it outside the network, in float32: INT8 is for convolutions. Constants are torchvision's defaults.
+All of it outside the network, in float32: INT8 is for convolutions. Constants are torchvision's defaults. What Faster
+R-CNN does on top of it with its second network is in `edgeres.regions`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -67,6 +68,13 @@ def overlaps(one: Array, others: Array) -> Array:
     return made
 
 
+def clipped(found: Boxes, image: tuple[int, int], smallest: float) -> Boxes:
+    """What of boxes lies in an image of (height, width) pixels, without those of which a side is below `smallest`."""
+    inside = np.clip(found.boxes, 0, np.array([image[1], image[0]] * 2, np.float32))
+    wide = (inside[:, 2:] - inside[:, :2] >= smallest).all(1)
+    return Boxes(inside[wide], found.scores[wide], found.labels[wide])
+
+
 def suppress(found: Boxes, overlap: float, most: int) -> Boxes:
     """Of boxes of one label that overlap more, the best alone; at most so many boxes, best first."""
     order = np.argsort(-found.scores, kind="stable")
@@ -87,15 +95,12 @@ def retinanet(maps: Mapping[str, Array], image: tuple[int, int]) -> list[Boxes]:
     """
     logits, deltas = ([maps[f"{kind}.{level}"] for level in OCTAVES] for kind in ("cls_logits", "bbox_regression"))
     around = [anchors(one.shape[2:], image, sizes) for one, sizes in zip(logits, OCTAVES.values(), strict=True)]
-    limits = np.array([image[1], image[0]] * 2, np.float32)
 
     def boxes(index: int) -> Boxes:
         levels = zip(logits, deltas, around, strict=True)
         parts = [_candidates(scores[index], shifts[index], mine) for scores, shifts, mine in levels]
-        found, scores, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
-        found = np.clip(found, 0, limits)
-        inside = (found[:, 2:] > found[:, :2]).all(1)
-        return suppress(Boxes(found[inside], scores[inside], labels[inside]), OVERLAP, DETECTIONS)
+        found = Boxes(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        return suppress(clipped(found, image, 1e-30), OVERLAP, DETECTIONS)
 
     return [boxes(index) for index in range(len(logits[0]))]
 
@@ -108,16 +113,21 @@ def detector(arch: str) -> Callable[[Mapping[str, Array], tuple[int, int]], list
 def _candidates(logits: Array, deltas: Array, around: Array) -> tuple[Array, Array, NDArray[np.int64]]:
     """The best boxes of one level, their scores and labels; a box counts once for each class above `SCORE`."""
     per_position = len(around) // (logits.shape[1] * logits.shape[2])
-    by_anchor = _last(logits, per_position)
+    by_anchor = last(logits, per_position)
     chosen = np.flatnonzero(by_anchor > np.log(SCORE / (1 - SCORE)))
     values = by_anchor.ravel()[chosen]
     best = np.argsort(-values, kind="stable")[:CANDIDATES]
     anchor, label = np.divmod(chosen[best], by_anchor.shape[1])
-    boxes = decode(_last(deltas, per_position)[anchor], around[anchor])
-    return boxes, (1 / (1 + np.exp(-values[best]))).astype(np.float32), label.astype(np.int64)
+    boxes = decode(last(deltas, per_position)[anchor], around[anchor])
+    return boxes, sigmoid(values[best]), label.astype(np.int64)
 
 
-def _last(values: Array, anchors: int) -> Array:
+def sigmoid(logits: Array) -> Array:
+    made: Array = (1 / (1 + np.exp(-logits))).astype(np.float32)
+    return made
+
+
+def last(values: Array, anchors: int) -> Array:
     """(anchors * K, H, W) -> (H * W * anchors, K)."""
     split = values.reshape(anchors, -1, *values.shape[1:])
     made: Array = split.transpose(2, 3, 0, 1).reshape(-1, split.shape[1])

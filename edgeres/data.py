@@ -5,6 +5,8 @@ the columns path, sha256, label; paths are relative to the line `# root = DIR` w
 manifest; DIR may be `package:NAME/sub`, a folder of an installed package), or an .npz file with `images` uint8
 (N, H, W, 3) and `labels` (`labels.texts` says which). A label of a manifest may be several names or numbers with `;`
 between. Images are named by their path below the root, and read in the order of their names.
+
+For a network that takes no images an .npz file holds `tensors` float32 (N, C, H, W), as they are, and their `names`.
 """
 
 import csv
@@ -43,14 +45,17 @@ CHUNK = 8
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images by name, each with its label (None where unknown) and its SHA-256 (None where not recorded)."""
+    """Images by name, each with its label (None where unknown) and its SHA-256 (None where not recorded).
+
+    `pixels` are those of images that are no files, uint8 (N, H, W, 3), or tensors float32 (N, C, H, W).
+    """
 
     source: Path
     root: Path
     names: tuple[str, ...]
     labels: tuple[str | None, ...]
     digests: tuple[str | None, ...]
-    pixels: NDArray[np.uint8] | None = None
+    pixels: Images | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -171,6 +176,11 @@ def open_images(source: Path) -> ImageSet:
     raise UsageError(f"{source} is no image source; give a folder, a manifest (.csv) or an .npz file.")
 
 
+def tensors(source: Path, names: Sequence[str], values: NDArray[np.float32]) -> ImageSet:
+    """Tensors (N, C, H, W) for a network that takes no images."""
+    return ImageSet(source, source, tuple(names), (None,) * len(names), (None,) * len(names), values)
+
+
 def _folder(root: Path) -> ImageSet:
     paths = [path.relative_to(root) for path in _files(root) if path.suffix.lower() in SUFFIXES]
     names = tuple(sorted(path.as_posix() for path in paths))
@@ -231,6 +241,11 @@ def _root(text: str, source: Path) -> Path:
 def _arrays(source: Path) -> ImageSet:
     try:
         arrays = archive.arrays(source)
+        if "tensors" in arrays:
+            values, called = arrays["tensors"], arrays["names"].astype(str).tolist()
+            if values.dtype != np.float32 or values.ndim != 4 or not 0 < len(values) == len({*called}):
+                raise ValueError("its tensors are not float32 (N, C, H, W) with a name each")
+            return tensors(source, called, values)
         images, given = arrays["images"], arrays["labels"]
     except EdgeresError:
         raise
@@ -299,7 +314,7 @@ def _normalised(images: list[NDArray[np.uint8]], preprocess: Preprocess) -> NDAr
 
 def batches(
     images: ImageSet,
-    preprocess: Preprocess,
+    preprocess: Preprocess | None,
     size: int,
     labels: NDArray[np.int64] | None = None,
     frame: Frame | None = None,
@@ -307,9 +322,21 @@ def batches(
     """Decode in threads, ahead of the consumer by a few batches, in order; memory does not grow with the set.
 
     The last batch may be smaller than `size`. `labels` int64 (N,) from `ImageSet.indices`, -1 where not given. `frame`
-    asks for the pixels as a camera gives them, uint8 (N, crop, crop, 3).
+    asks for the pixels as a camera gives them, uint8 (N, crop, crop, 3). Without `preprocess` the network takes
+    tensors as they are. UsageError where the set holds the other of the two.
     """
     known = np.full(len(images), -1, np.int64) if labels is None else labels
+    every = range(len(images))
+    if (values := images.pixels) is not None and values.dtype == np.float32:
+        if preprocess is not None:
+            raise UsageError(f"{images.source} holds tensors, the network takes images; give images.")
+        for part in (every[start : start + size] for start in every[::size]):
+            yield Batch(
+                values[part.start : part.stop], known[part.start : part.stop], images.names[part.start : part.stop]
+            )
+        return
+    if preprocess is None:
+        raise UsageError(f"{images.source} holds images, the network takes regions; make them with `edgeres regions`.")
     workers, chunk = min(8, os.cpu_count() or 1), min(size, CHUNK)
 
     def decode(indices: range) -> Images:
@@ -320,7 +347,6 @@ def batches(
 
     pool = ThreadPoolExecutor(workers, "decode")
     try:
-        every = range(len(images))
         waiting = iter([every[start : start + size] for start in every[::size]])
         pending: deque[tuple[range, list[Future[Images]]]] = deque()
         while True:

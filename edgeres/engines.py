@@ -73,6 +73,8 @@ def _adapted(model: Path, batch: int | None, frame: Frame | None, backend: Backe
         del loaded.graph.value_info[:]
     if frame:
         info = onnx_io.description(loaded, model)
+        if info.preprocess is None:
+            raise UsageError(f"{model} takes no images, so no camera's either; leave --input out.")
         frames.fold(loaded, info.preprocess, frame, unsigned=backend.unsigned)
         onnx_io.describe(loaded, replace(info, frame=frame))  # what `diagnose` reads of a file is left behind
     made = folder / model.name

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres import onnx_io, store
+from edgeres import onnx_io, regions, store
 from edgeres.canonical import OUTPUT, canonical
 from edgeres.data import ImageSet, open_images
 from edgeres.errors import InputError, MissingRuntime, UsageError
@@ -39,6 +39,7 @@ def export(
     classes: Sequence[str] = (),
     task: Task = "classification",
     features: Sequence[str] = (),
+    box_head: bool = False,
     images: ImageSet | None = None,
 ) -> Artifact:
     """Write the ONNX file of a trained ResNet, batch norm folded, and prove it on real images.
@@ -55,9 +56,10 @@ def export(
     `task` says what the head is for: "multi-label" (each logit is a label of its own), "regression", or "embedding",
     which drops the head, or takes the output of a network that someone else exported; `features` names the maps of the
     stages to give instead, C2 ... C5, also of a detector's backbone, while a detector alone gives what its dense heads
-    do (`edgeres.models.detection`); `images` (default: four photographs that come with edgeres) prove the parity. The
-    input is `input` float32 (N, 3, H, W), the output `logits` (N, classes), `embedding` (N, D), or maps (N, C, H, W)
-    under their names.
+    do (`edgeres.models.detection`); `box_head` takes the second network of a Faster R-CNN, whose input are regions
+    (N, C, 7, 7) that `edgeres.regions` cuts out; `images` (default: four photographs that come with edgeres) prove the
+    parity. The input is `input` float32 (N, 3, H, W), the output `logits` (N, classes), `embedding` (N, D), or maps
+    (N, C, H, W) under their names.
 
     Raises UsageError, InputError for a checkpoint that does not fit, ParityError where ONNX Runtime and torch differ,
     MissingRuntime without torch.
@@ -67,8 +69,8 @@ def export(
 
         if arch is not None:
             raise UsageError(f"{weights} has an architecture of its own; leave out --arch.")
-        if features:
-            raise UsageError(f"{weights} has no stages that are known by name; leave out --features.")
+        if features or box_head:
+            raise UsageError(f"{weights} has no stages that are known by name; leave out --features and --box-head.")
         _known(task)
         given: dict[str, Any] = {"opset": opset, "batch": batch, "preprocess": preprocess, "classes": classes}
         return foreign(weights, out, task=task, images=images, **given)
@@ -111,13 +113,26 @@ def export(
         raise UsageError(f"{len(names)} class names were given, {weights} has {outputs} outputs; give one name each.")
     info = ModelInfo(name, wanted, outputs, names, task)
     photos = images or open_images(SAMPLES)
+    sides: tuple[int, ...] = (3, wanted.crop, wanted.crop)
+    dense, maps = model, ends
+    if box_head:
+        if not isinstance(model, detection.FasterRCNN):
+            raise UsageError(f"{weights} is {name}, which has no box head; Faster R-CNN has one: leave out --box-head.")
+        model = model.roi_heads
+        if model.shape[1] != regions.POOLED:
+            raise InputError(f"{weights} takes regions of {model.shape[1]} bins a side; edgeres cuts {regions.POOLED}.")
+        info = ModelInfo(f"{name}_box_head", None, model.outputs, (), model.task)
+        ends, sides = model.names, model.shape
+
+    def cut(given: NDArray[np.float32]) -> regions.Maps:
+        return dict(zip(maps, _outputs(dense, given), strict=True))
 
     def write(path: Path) -> Mapping[str, Any]:
-        shape = (batch or 1, 3, info.preprocess.crop, info.preprocess.crop)
-        made = canonical(tracing.trace(model, shape, batch is None), opset, ends)
+        made = canonical(tracing.trace(model, (batch or 1, *sides), batch is None), opset, ends)
         onnx_io.describe(made, info)
         onnx_io.save(made, path)
-        parity = prove(path, model, photos, info.preprocess, batch).results()
+        proof = regions.sample(cut, photos, wanted) if box_head else photos
+        parity = prove(path, model, proof, info.preprocess, batch).results()
         agreement = parity["agreement"] if task == "classification" else None
         notes = [*loaded.notes, *(model.notes if isinstance(model, detection.Maps) else ())]
         return {**parity, "agreement": agreement, "recognised": recognised, "notes": notes}
@@ -157,14 +172,15 @@ def _scaled(base: Preprocess, given: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def prove(
-    exported: Path, model: "torch.nn.Module", images: ImageSet, preprocess: Preprocess, batch: int | None = None
+    exported: Path, model: "torch.nn.Module", images: ImageSet, preprocess: Preprocess | None, batch: int | None = None
 ) -> Parity:
     """Compare ONNX Runtime's outputs with torch's on images; see `edgeres.parity.compare`."""
+    return compare(exported, lambda given: _outputs(model, given), "torch", images, preprocess, batch)
+
+
+def _outputs(model: "torch.nn.Module", given: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
     import torch
 
-    def source(given: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
-        with torch.inference_mode():
-            made = model(torch.from_numpy(given))
-        return [value.numpy() for value in (made if isinstance(made, tuple) else (made,))]
-
-    return compare(exported, source, "torch", images, preprocess, batch)
+    with torch.inference_mode():
+        made = model(torch.from_numpy(given))
+    return [value.numpy() for value in (made if isinstance(made, tuple) else (made,))]

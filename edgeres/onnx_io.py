@@ -21,28 +21,30 @@ PREFIX = "edgeres."
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What every later step must know of a model: how images are prepared and what its outputs mean.
+    """What every later step must know of a model: how images are prepared (None: it takes other tensors, as they are)
+    and what its outputs mean.
 
     `classes` names the outputs, empty where the names are not known; `outputs` counts them: classes, labels, values or
     dimensions of a vector, maps of `features`. `frame` is what an engine takes in place of normalised images.
     """
 
     arch: str
-    preprocess: Preprocess
+    preprocess: Preprocess | None
     outputs: int
     classes: tuple[str, ...] = ()
     task: Task = "classification"
     frame: Frame | None = None
 
     def to_json(self) -> dict[str, Any]:
-        told = {**asdict(self), "preprocess": self.preprocess.to_json(), "classes": list(self.classes)}
+        told = {**asdict(self), "classes": list(self.classes)}
         return told if self.frame else {key: value for key, value in told.items() if key != "frame"}
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: Path) -> "ModelInfo":
         """InputError naming `where` if a key is missing or of another type."""
         try:
-            preprocess = Preprocess.parse(values["preprocess"], str(where))
+            given = values["preprocess"]
+            preprocess = None if given is None else Preprocess.parse(given, str(where))
             classes, task = tuple(values["classes"]), values.get("task", "classification")
             if task not in get_args(Task):
                 raise ValueError(f"there is no task {task!r}")

@@ -40,7 +40,12 @@ class Parity:
 
 
 def compare(
-    exported: Path, source: Network, name: str, images: ImageSet, preprocess: Preprocess, batch: int | None = None
+    exported: Path,
+    source: Network,
+    name: str,
+    images: ImageSet,
+    preprocess: Preprocess | None,
+    batch: int | None = None,
 ) -> Parity:
     """Hold an ONNX file against its source, called `name`, on images; ParityError where they differ by more than
     TOLERANCE. `batch` is the file's where that is fixed."""

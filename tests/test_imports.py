@@ -20,6 +20,7 @@ LAYERS = (
     {"inspect"},
     {"lint"},
     {"export", "quantization", "measure", "evaluate", "report"},
+    {"regions"},
     {"engines", "foreign"},
     {"backends", "frames", "parity"},
     {"boxes", "data", "models", "onnx_io", "canonical", "machine", "progress", "provenance", "qdq", "recipe", "gate"},
@@ -42,7 +43,7 @@ HEAVY = {
     },
     "safetensors": {"models/checkpoint.py"},
     "onnxscript": set(),
-    "onnxruntime": {"parity.py", "foreign/convert.py", "foreign/read.py", "foreign/simplify.py"}
+    "onnxruntime": {"parity.py", "regions.py", "foreign/convert.py", "foreign/read.py", "foreign/simplify.py"}
     | {"backends/onnxruntime.py", "backends/onnxruntime_emulated_child.py", *EXACT},
     "openvino": {"backends/openvino.py"},
     "tensorrt": {"backends/tensorrt.py"},

@@ -49,6 +49,9 @@ def export(
         bool, typer.Option("--embedding", help="Drop the head: the pooled features. Of --onnx: its output.")
     ] = False,
     features: Annotated[str | None, typer.Option(help="Give maps of the stages instead: C2,C3,C4,C5.")] = None,
+    box_head: Annotated[
+        bool, typer.Option("--box-head", help="Give the second network of a Faster R-CNN; see `regions`.")
+    ] = False,
     data: Annotated[Path | None, typer.Option("--data", "-d", help="Images that prove the parity.")] = None,
     listed: Annotated[bool, typer.Option("--list", help="List the architectures.")] = False,
     as_json: AsJson = False,
@@ -69,8 +72,10 @@ def export(
         raise UsageError(f"{onnx} is not named .onnx; checkpoints are given with --weights.")
     if embedding and (task or classes):
         raise UsageError("--embedding drops the head; leave --task and --classes out.")
-    if features and (task or classes or embedding):
-        raise UsageError("--features gives maps alone; leave --task, --classes and --embedding out.")
+    if (features or box_head) and (task or classes or embedding):
+        raise UsageError("--features and --box-head give maps alone; leave --task, --classes and --embedding out.")
+    if features and box_head:
+        raise UsageError("--features is another part of the network than --box-head; give one of them.")
     check_name(out, ".onnx")
     chosen: Any = task or ("embedding" if embedding else "classification")
     given = {
@@ -90,6 +95,7 @@ def export(
         classes=_lines(classes),
         task=chosen,
         features=[name.strip() for name in features.split(",")] if features else (),
+        box_head=box_head,
         images=open_images(data) if data else None,
     )
     parity, model = dict(made.sidecar.results), made.sidecar.parameters["model"]
@@ -108,6 +114,25 @@ def export(
     ]
     found = {"out": str(out), **model, "recognised": recognised, "notes": notes, "parity": parity}
     show("\n".join(lines), found, as_json)
+
+
+@app.command()
+def regions(
+    model: Model,
+    data: Images,
+    out: Out,
+    samples: Samples = None,
+    each: Annotated[int, typer.Option(min=1, help="Regions of an image.")] = 64,
+) -> None:
+    """Cut out of images what the box head of a Faster R-CNN takes: an .npz file that calibrates and evaluates it."""
+    from edgeres import regions as step
+    from edgeres.data import open_images
+
+    images = open_images(data)
+    chosen = images.draw(samples) if samples else images
+    with progress().step("regions", len(chosen)) as advance:
+        made = step.cut(model, chosen, out, each, advance)
+    say(f"{out}: regions of {len(chosen)} images{unchanged(made)}")
 
 
 @app.command()

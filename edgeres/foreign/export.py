@@ -59,7 +59,7 @@ def export(
     stored = _stored(loaded.model, source)
     task = stored.task if stored and task == "classification" else task
     made = convert(loaded.model, source, task, size=given.get("crop"), batch=batch, opset=opset)
-    if stored:
+    if stored and stored.preprocess:
         given = {**stored.preprocess.to_json(), "crop": made.image.side, **given}
     before, units = _preprocess(made, given)
     wanted = _normalised(before, made.normalisation)

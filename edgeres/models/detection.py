@@ -1,11 +1,14 @@
-"""What detectors are made of: the maps of a residual network, a feature pyramid on them, dense heads on that.
+"""What detectors are made of: the maps of a residual network, a feature pyramid on them, heads on that.
 
-Parameter names are torchvision's (`retinanet_resnet50_fpn`, `fasterrcnn_resnet50_fpn`). Sources: Lin et al., "Feature
-Pyramid Networks for Object Detection" (arXiv:1612.03144) and "Focal Loss for Dense Object Detection" (RetinaNet,
-arXiv:1708.02002); Ren et al., "Faster R-CNN" (arXiv:1506.01497).
+Parameter names are torchvision's (`retinanet_resnet50_fpn`, `fasterrcnn_resnet50_fpn` and its `_v2`). Sources: Lin et
+al., "Feature Pyramid Networks for Object Detection" (arXiv:1612.03144) and "Focal Loss for Dense Object Detection"
+(RetinaNet, arXiv:1708.02002); Ren et al., "Faster R-CNN" (arXiv:1506.01497); for `_v2` Li et al., "Benchmarking
+Detection Transfer Learning with Vision Transformers" (arXiv:2111.11429).
 """
 
+import math
 import re
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
@@ -13,6 +16,7 @@ from torch import Tensor, nn
 from edgeres.errors import InputError, UsageError
 from edgeres.models import checkpoint
 from edgeres.models.checkpoint import Checkpoint
+from edgeres.models.layouts import COUNTERS
 from edgeres.models.resnet import ResNet
 from edgeres.types import Task
 
@@ -20,6 +24,8 @@ STRIDE = 32
 """Of the body's coarsest map: where sides are multiples of it, as torchvision pads them, a pyramid doubles exactly."""
 SIDE = 800
 """To which torchvision resizes the shorter side of a detector's image."""
+ROI, OTHERS = "roi_heads.", ("roi_heads.mask_", "roi_heads.keypoint_")
+"""Where Faster R-CNN keeps its box head, and Mask and Keypoint R-CNN what else they compute on regions."""
 _OLDER = (
     (re.compile(r"(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$"), r"\1.0.\2"),
     (re.compile(r"(rpn\.head\.conv)\.(weight|bias)$"), r"\1.0.0.\2"),
@@ -70,8 +76,14 @@ class Backbone(Maps):
         return tuple(maps[index] for index in self.chosen)
 
 
-def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2)
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, bias: bool = True) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=bias)
+
+
+def _block(inputs: int, outputs: int, kernel: int, normed: bool) -> nn.Sequential:
+    """A convolution alone, or with a batch norm in place of its bias."""
+    made = nn.Sequential(_conv(inputs, outputs, kernel, bias=not normed))
+    return made.append(nn.BatchNorm2d(outputs)) if normed else made
 
 
 class P6P7(nn.Module):
@@ -100,13 +112,14 @@ class Pooled(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """A feature pyramid: 1x1 convolutions on the maps, each sum doubled and added to the next finer, then 3x3."""
+    """A feature pyramid: 1x1 convolutions on the maps, each sum doubled and added to the next finer, then 3x3; `normed`
+    where batch norms follow them."""
 
-    def __init__(self, inputs: Sequence[int], outputs: int, extra: nn.Module) -> None:
+    def __init__(self, inputs: Sequence[int], outputs: int, extra: nn.Module, normed: bool) -> None:
         super().__init__()
         self.doubled = nn.Upsample(scale_factor=2, mode="nearest")
-        self.inner_blocks = nn.ModuleList(nn.Sequential(_conv(channels, outputs, 1)) for channels in inputs)
-        self.layer_blocks = nn.ModuleList(nn.Sequential(_conv(outputs, outputs, 3)) for _ in inputs)
+        self.inner_blocks = nn.ModuleList(_block(channels, outputs, 1, normed) for channels in inputs)
+        self.layer_blocks = nn.ModuleList(_block(outputs, outputs, 3, normed) for _ in inputs)
         self.extra_blocks = extra
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
@@ -174,14 +187,48 @@ class RetinaNet(Maps):
         return (*self.head["classification_head"](levels), *self.head["regression_head"](levels))
 
 
+class BoxHead(Maps):
+    """The second network of Faster R-CNN: regions (K, *shape) cut out of P2 ... P5 -> `cls_score` (K, classes), the
+    first of them background, and `bbox_pred` (K, classes * 4); `edgeres.regions` makes both ends of it."""
+
+    task = "features"
+    names = ("cls_score", "bbox_pred")
+    outputs = len(names)
+
+    def __init__(self, state: Mapping[str, Tensor], channels: int) -> None:
+        """Sized by what a state dict has below `roi_heads.`: two linear layers, or convolutions and one."""
+        super().__init__()
+
+        def linear(name: str) -> nn.Linear:
+            outputs, inputs = state[f"{name}.weight"].shape
+            return nn.Linear(inputs, outputs)
+
+        if "box_head.fc6.weight" in state:
+            fc6, fc7 = linear("box_head.fc6"), linear("box_head.fc7")
+            layers = {"flatten": nn.Flatten(), "fc6": fc6, "relu6": nn.ReLU(), "fc7": fc7, "relu7": nn.ReLU()}
+            self.box_head = nn.Sequential(OrderedDict(layers))
+        else:
+            depth = _depth(state, "box_head", inside="")
+            convolutions = [_block(channels, channels, 3, True).append(nn.ReLU()) for _ in range(depth)]
+            fc6 = linear(f"box_head.{depth + 1}")
+            self.box_head = nn.Sequential(*convolutions, nn.Flatten(), fc6, nn.ReLU())
+        side = math.isqrt(fc6.in_features // channels)
+        self.shape = (channels, side, side)
+        self.box_predictor = nn.ModuleDict({name: linear(f"box_predictor.{name}") for name in self.names})
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        hidden = self.box_head(x)
+        return tuple(self.box_predictor[name](hidden) for name in self.names)
+
+
 class FasterRCNN(Maps):
     """The dense part: body, pyramid P2 ... P6 and the head of the region proposal network.
 
     Gives `P2` ... `P5` (N, C, H, W), of which boxes are cut, `objectness.P2` (N, anchors, H, W) ... and
-    `bbox_pred.P2` (N, anchors * 4, H, W) ...
+    `bbox_pred.P2` (N, anchors * 4, H, W) ... What is cut goes to `roi_heads`, which `forward` leaves out.
     """
 
-    notes = ("the box head (roi_heads) is left out: it computes on what proposals cut out of P2 ... P5",)
+    notes = ("the box head (roi_heads) is a file of its own, as it computes on cut-out regions: `--box-head`",)
 
     def __init__(self, body: ResNet, state: Mapping[str, Tensor]) -> None:
         """Sized by a state dict in torchvision's layout."""
@@ -192,6 +239,9 @@ class FasterRCNN(Maps):
         tops = {"cls_logits": _conv(channels, anchors, 1), "bbox_pred": _conv(channels, anchors * 4, 1)}
         self.rpn = nn.ModuleDict()
         self.rpn["head"] = _Head(channels, _depth(state, "rpn.head"), tops)
+        self.roi_heads = BoxHead(
+            {name.removeprefix(ROI): value for name, value in state.items() if name.startswith(ROI)}, channels
+        )
         self.outputs = len(state["roi_heads.box_predictor.cls_score.weight"])
         levels = [f"P{level + 2}" for level in range(len(self.backbone.fpn.inner_blocks) + 1)]
         heads = (f"{kind}.{level}" for kind in ("objectness", "bbox_pred") for level in levels)
@@ -213,11 +263,12 @@ def _pyramid(state: Mapping[str, Tensor], extra: nn.Module) -> Pyramid:
     found = [
         value for name, value in state.items() if re.fullmatch(r"backbone\.fpn\.inner_blocks\.\d+\.0\.weight", name)
     ]
-    return Pyramid([value.shape[1] for value in found], found[0].shape[0], extra)
+    normed = "backbone.fpn.inner_blocks.0.1.weight" in state
+    return Pyramid([value.shape[1] for value in found], found[0].shape[0], extra, normed)
 
 
-def _depth(state: Mapping[str, Tensor], head: str) -> int:
-    return sum(re.fullmatch(rf"{re.escape(head)}\.conv\.\d+\.0\.weight", name) is not None for name in state)
+def _depth(state: Mapping[str, Tensor], head: str, inside: str = ".conv") -> int:
+    return sum(re.fullmatch(rf"{re.escape(head + inside)}\.\d+\.0\.weight", name) is not None for name in state)
 
 
 def load(arch: str | None, loaded: Checkpoint, features: Sequence[str] = ()) -> tuple[str, Maps]:
@@ -247,10 +298,11 @@ def load(arch: str | None, loaded: Checkpoint, features: Sequence[str] = ()) -> 
         )
     try:
         model = DETECTORS[kind][1](body, around)
-        dense = {key: value for key, value in around.items() if not key.startswith("roi_heads.")}
-        if odd := sorted(dense.keys() ^ {key for key in model.state_dict() if not key.startswith("backbone.body.")}):
+        wanted = {key for key in model.state_dict() if not key.startswith("backbone.body.")}
+        mine = {key: value for key, value in around.items() if not key.startswith(OTHERS)}
+        if odd := sorted(key for key in mine.keys() ^ wanted if not key.endswith(COUNTERS)):
             raise KeyError(odd[0])
-        model.load_state_dict(dense, strict=False)
+        model.load_state_dict(mine, strict=False)
     except (KeyError, IndexError, RuntimeError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise InputError(f"{loaded.path} does not fit torchvision's {kind}: {reason} is odd; save it again.") from None

@@ -40,6 +40,7 @@ MODULES: dict[type[nn.Module], tuple[str, Callable[[Any], dict[str, Any]], tuple
         },
         ("weight", "bias"),
     ),
+    nn.Flatten: ("Flatten", lambda module: {"axis": module.start_dim}, ()),
     nn.Linear: ("Gemm", lambda module: {"transB": 1}, ("weight", "bias")),
     nn.MaxPool2d: ("MaxPool", lambda module: _window(module), ()),
     nn.ReLU: ("Relu", lambda module: {}, ()),

@@ -99,7 +99,7 @@ def _prepared(model: Path, scales: equalize.Scales) -> Graph:
     return prepare(graph, scales, preprocess, depthwise=True)
 
 
-def _graph(model: Path) -> tuple[Graph, Preprocess]:
+def _graph(model: Path) -> tuple[Graph, Preprocess | None]:
     loaded = onnx_io.load(model)
     preprocess = onnx_io.description(loaded, model).preprocess
     return Graph.of(loaded, model), preprocess
@@ -108,7 +108,7 @@ def _graph(model: Path) -> tuple[Graph, Preprocess]:
 def collect(
     graph: Callable[[], Graph],
     images: ImageSet,
-    preprocess: Preprocess,
+    preprocess: Preprocess | None,
     target: Target,
     progress: Callable[[int], object] = lambda images: None,
     probing: bool = False,

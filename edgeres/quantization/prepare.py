@@ -31,13 +31,14 @@ PADDED, SCALED = "levels.padded", "levels.scaled"
 PADS, STD, MEAN = "levels.pads", "levels.std", "levels.mean"
 
 
-def prepare(graph: Graph, scales: equalize.Scales, preprocess: Preprocess, depthwise: bool = False) -> Graph:
+def prepare(graph: Graph, scales: equalize.Scales, preprocess: Preprocess | None, depthwise: bool = False) -> Graph:
     """The same function with its image in `LEVELS` and its channels divided by `scales`; with `depthwise`, batch norms
     are convolutions. Tensors keep their names, so that statistics hold for both spellings."""
     model = equalize.apply(graph, scales).model
     if depthwise:
         _depthwise(model, {name for name, shape in graph.shapes.items() if len(shape) == 4})
-    _levels(model, preprocess)
+    if preprocess is not None:
+        _levels(model, preprocess)
     return Graph.of(model, graph.where)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,7 @@ class _Quantization:
         scheme: Scheme,
         keep: frozenset[str],
         images: ImageSet | None,
-        preprocess: Preprocess,
+        preprocess: Preprocess | None,
     ) -> None:
         self.graph, self.found, self.scheme, self.keep = graph, found, scheme, keep
         self.images, self.preprocess = images, preprocess
@@ -241,5 +242,5 @@ class _Quantization:
 
     def _decoded(self, images: ImageSet, count: int) -> NDArray[np.float32]:
         """`count` images of 224 x 224 pixels, or as much of smaller ones."""
-        drawn = images.draw(max(1, count * PIXELS // self.preprocess.crop**2))
+        drawn = images.draw(max(1, count * PIXELS // prod(self.graph.shapes[self.graph.model.graph.input[0].name][2:])))
         return np.concatenate([batch.images for batch in batches(drawn, self.preprocess, 8)])

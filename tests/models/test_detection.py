@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch", reason="the extra `export` is not installed")
-from detectors import BODY, CLASSES, State, seeded  # noqa: E402
+from detectors import BODY, CLASSES, WIDE, State, seeded  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 from edgeres.errors import InputError, UsageError  # noqa: E402
@@ -42,16 +42,25 @@ def maps(state: State, x: Any, eps: float = 1e-5) -> list[Any]:
 
 def conv(state: State, name: str, x: Any, stride: int = 1) -> Any:
     weight = state[f"{name}.weight"]
-    return functional.conv2d(x, weight, state[f"{name}.bias"], stride, weight.shape[2] // 2)
+    return functional.conv2d(x, weight, state.get(f"{name}.bias"), stride, weight.shape[2] // 2)
+
+
+def block(state: State, name: str, x: Any) -> Any:
+    """A convolution, and the batch norm behind it where there is one."""
+    made = conv(state, f"{name}.0", x)
+    if f"{name}.1.weight" not in state:
+        return made
+    norm = [state[f"{name}.1.{key}"] for key in ("running_mean", "running_var", "weight", "bias")]
+    return functional.batch_norm(made, *norm)
 
 
 def pyramid(state: State, found: list[Any]) -> list[Any]:
     """arXiv:1612.03144, figure 3: each sum upsampled to the next finer map and added to its 1x1 convolution."""
     top, levels = None, []
     for index in (2, 1, 0):
-        lateral = conv(state, f"backbone.fpn.inner_blocks.{index}.0", found[index])
+        lateral = block(state, f"backbone.fpn.inner_blocks.{index}", found[index])
         top = lateral if top is None else lateral + functional.interpolate(top, size=lateral.shape[2:], mode="nearest")
-        levels.insert(0, conv(state, f"backbone.fpn.layer_blocks.{index}.0", top))
+        levels.insert(0, block(state, f"backbone.fpn.layer_blocks.{index}", top))
     return levels
 
 
@@ -70,8 +79,25 @@ def retinanet(state: State, x: Any, eps: float = 1e-5) -> list[Any]:
 
 def faster(state: State, x: Any) -> list[Any]:
     levels = pyramid(state, maps(state, x))
-    hidden = [conv(state, "rpn.head.conv.0.0", level).relu() for level in [*levels, levels[-1][:, :, ::2, ::2]]]
+    hidden = [*levels, levels[-1][:, :, ::2, ::2]]
+    for depth in range(sum(re.fullmatch(r"rpn\.head\.conv\.\d\.0\.weight", name) is not None for name in state)):
+        hidden = [conv(state, f"rpn.head.conv.{depth}.0", level).relu() for level in hidden]
     return [*levels, *(conv(state, f"rpn.head.{top}", one) for top in ("cls_logits", "bbox_pred") for one in hidden)]
+
+
+def box_head(state: State, x: Any) -> list[Any]:
+    """arXiv:1612.03144, section 4.2: two linear layers; of `_v2` four convolutions and one."""
+
+    def linear(name: str, given: Any) -> Any:
+        return functional.linear(given, state[f"roi_heads.{name}.weight"], state[f"roi_heads.{name}.bias"])
+
+    if "roi_heads.box_head.fc6.weight" in state:
+        hidden = linear("box_head.fc7", linear("box_head.fc6", x.reshape(len(x), -1)).relu()).relu()
+    else:
+        for depth in range(4):
+            x = block(state, f"roi_heads.box_head.{depth}", x).relu()
+        hidden = linear("box_head.5", x.reshape(len(x), -1)).relu()
+    return [linear(f"box_predictor.{name}", hidden) for name in ("cls_score", "bbox_pred")]
 
 
 def load(state: State, path: Path, *features: str) -> tuple[str, detection.Maps]:
@@ -85,16 +111,31 @@ def image() -> Any:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", ["retinanet", "fasterrcnn"])
+@pytest.mark.parametrize("kind", ["retinanet", "fasterrcnn", "fasterrcnn_v2"])
 def test_a_detector_computes_what_the_papers_say(kind: str, image: Any, tmp_path: Path) -> None:
     state = seeded(kind)
     name, model = load(state, tmp_path / "detector.pth")
-    assert name == f"{kind}_{BODY}_fpn"
+    assert name == f"{kind.removesuffix('_v2')}_{BODY}_fpn"
     assert model.outputs == CLASSES
     wanted = retinanet(state, image) if kind == "retinanet" else faster(state, image)
     found = model(image)
     assert len(found) == len(wanted) == len(model.names)
     for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["fasterrcnn", "fasterrcnn_v2"])
+def test_the_box_head_computes_what_the_papers_say(kind: str, tmp_path: Path) -> None:
+    state = seeded(kind)
+    # Mask R-CNN has a Faster R-CNN in it; and what libraries save counts the batches that a batch norm saw.
+    state["roi_heads.mask_head.0.0.weight"] = torch.zeros(3, 3, 3, 3)
+    state["backbone.fpn.inner_blocks.0.1.num_batches_tracked"] = torch.zeros(())
+    model = load(state, tmp_path / "detector.pth")[1]
+    assert isinstance(model, detection.FasterRCNN)
+    assert model.roi_heads.shape == (WIDE, 7, 7)
+    regions = torch.randn(5, WIDE, 7, 7)
+    for one, other in zip(model.roi_heads(regions), box_head(state, regions), strict=True):
         torch.testing.assert_close(one, other)
 
 
