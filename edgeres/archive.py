@@ -44,7 +44,8 @@ def _array(name: str, content: bytes) -> NDArray[Any]:
     shape, fortran, kind = read(file)
     if kind.hasobject or min(shape, default=0) < 0 or prod(shape) * kind.itemsize != len(content) - file.tell():
         raise ValueError(f"{name} does not hold {kind} {shape}")
-    return np.ndarray(shape, kind, content, file.tell(), order="F" if fortran else "C")
+    made: NDArray[Any] = np.ndarray(shape, kind, content, file.tell(), order="F" if fortran else "C")
+    return made
 
 
 def memory() -> int:

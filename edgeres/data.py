@@ -305,7 +305,7 @@ def _cropped(image: PIL.Image.Image, preprocess: Preprocess) -> NDArray[np.uint8
 
 def _normalised(images: list[NDArray[np.uint8]], preprocess: Preprocess) -> NDArray[np.float32]:
     """Images uint8 (crop, crop, 3) -> float32 (N, 3, crop, crop)."""
-    pixels = np.stack(images).transpose(0, 3, 1, 2).astype(np.float32, order="C")
+    pixels: NDArray[np.float32] = np.stack(images).transpose(0, 3, 1, 2).astype(np.float32, order="C")
     pixels /= np.float32(255)
     pixels -= np.array(preprocess.mean, np.float32)[:, None, None]
     pixels /= np.array(preprocess.std, np.float32)[:, None, None]

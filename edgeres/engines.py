@@ -136,7 +136,8 @@ def _verify(path: Path, target: Target) -> tuple[bytes | None, Settings]:
     if path.suffix != ".onnx":
         sidecar = sidecar or store.verify(path)
         _fits(path, sidecar, target)
-    elif content is not None and (outside := onnx_limits.external(onnx_io.load(path, content))):
+    # A file that spells no "location" names no other (protobuf keeps texts as they are), and need not be parsed for it.
+    elif content and b"location" in content and (outside := onnx_limits.external(onnx_io.load(path, content))):
         raise InputError(
             f"{path} keeps weights in {outside[0]}, which no signature covers; `edgeres export --onnx` makes one file "
             "of both, sign that."

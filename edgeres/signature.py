@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 TRUSTED = "EDGERES_TRUSTED_KEYS"
 PAYLOAD = "application/vnd.in-toto+json"
+LARGEST = 1 << 26
+"""Bytes of a signature file that are read at most. Its statement names every calibration image."""
 
 
 def path(artifact: Path) -> Path:
@@ -75,14 +77,7 @@ def verify(artifact: Path, digests: Collection[str], keys: Path) -> tuple[dict[s
     where there is no such signature, UsageError where there is no public key.
     """
     public = _public(keys)
-    try:
-        lines = path(artifact).read_bytes().splitlines()
-    except OSError:
-        raise InputError(
-            f"{artifact} is not signed: there is no {path(artifact).name}; copy that along with it, "
-            "or sign it where it was built: `edgeres sign`."
-        ) from None
-    signed = [(payload, file) for line in lines for payload, file in _opened(line, public)]
+    signed = [(payload, file) for line in _lines(artifact) for payload, file in _opened(line, public)]
     if not signed:
         raise InputError(
             f"{path(artifact)} holds no signature of {keys}; have {artifact.name} signed by a key that is trusted."
@@ -98,6 +93,24 @@ def verify(artifact: Path, digests: Collection[str], keys: Path) -> tuple[dict[s
     raise InputError(
         f"{artifact} or its sidecar is not the file that {path(artifact).name} vouches for; copy all three again."
     )
+
+
+def _lines(artifact: Path) -> list[bytes]:
+    """The envelopes beside an artifact. A pipe in their place would be waited for."""
+    file = path(artifact)
+    try:
+        if not file.is_file():
+            raise FileNotFoundError
+        with file.open("rb") as opened:
+            content = opened.read(LARGEST + 1)
+    except OSError:
+        raise InputError(
+            f"{artifact} is not signed: there is no {file.name}; copy that along with it, "
+            "or sign it where it was built: `edgeres sign`."
+        ) from None
+    if len(content) > LARGEST:
+        raise InputError(f"{file} is larger than the {LARGEST >> 20} MiB that a signature may have; sign it again.")
+    return content.splitlines()
 
 
 def _opened(line: bytes, keys: Sequence[tuple[Path, "Ed25519PublicKey"]]) -> list[tuple[bytes, Path]]:

@@ -2,6 +2,8 @@
 
 import base64
 import json
+import os
+import platform
 import shutil
 import stat
 from collections.abc import Callable
@@ -223,6 +225,57 @@ def test_weights_outside_the_signed_file_are_refused(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"engine\.onnx .*weights.* no signature"):
         engines.load(path, CPU)
+
+
+@pytest.mark.usefixtures("demanded")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes among its files")
+def test_a_signature_without_end_is_refused(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mine.onnx"
+    for end in ("", ".json"):
+        shutil.copy(built / f"{path.name}{end}", tmp_path)
+    os.mkfifo(signature.path(path))  # nobody writes to it
+    with pytest.raises(InputError, match=r"is not signed: there is no mine\.onnx\.intoto\.jsonl"):
+        engines.load(path, CPU)
+    signature.path(path).unlink()
+    monkeypatch.setattr(signature, "LARGEST", 1 << 20)
+    signature.path(path).write_bytes(b" " * ((1 << 20) + 1))
+    with pytest.raises(InputError, match=r"intoto\.jsonl is larger than the 1 MiB .* sign it again"):
+        engines.load(path, CPU)
+
+
+@pytest.mark.usefixtures("demanded")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="no CPU of this architecture that another helps out for")
+def test_an_emulated_target_gets_what_was_verified(
+    built: Path, keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The emulator is another process, which opens files itself; a stand-in for it runs this Python."""
+    for name in ("mine.onnx", "mine.onnx.json"):
+        shutil.copy(built / name, tmp_path)
+    path = tmp_path / "mine.onnx"
+    emulator = tmp_path / "bin" / "qemu-x86_64"
+    emulator.parent.mkdir()
+    emulator.write_text('#!/bin/sh\n[ "$1" = --version ] && { echo "qemu version 9.0.1"; exit; }\nshift 2\nexec "$@"\n')
+    emulator.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{emulator.parent}{os.pathsep}{os.environ['PATH']}")
+    emulated = Target("onnxruntime", "cpu@haswell")
+    sidecar = store.read_json(store.sidecar_path(path))
+    sidecar["parameters"]["target"] = str(emulated)
+    store.write_json(store.sidecar_path(path), sidecar)
+    provenance.sign(path, keys / "mine.pem")
+    wanted = engines.load(path, emulated, 1).run(IMAGES)
+    layers = _seen(engines.inspect(path, emulated))
+    verify = signature.verify
+
+    def then_replace(*arguments: Any) -> Any:
+        found = verify(*arguments)
+        path.write_bytes((built / "theirs.onnx").read_bytes())
+        return found
+
+    whole = path.read_bytes()
+    monkeypatch.setattr(signature, "verify", then_replace)
+    np.testing.assert_array_equal(engines.load(path, emulated, 1).run(IMAGES), wanted)
+    path.write_bytes(whole)
+    assert _seen(engines.inspect(path, emulated)) == layers
 
 
 def test_any_key_of_a_folder_is_trusted_and_no_key_is_an_error(

@@ -115,7 +115,7 @@ class OnnxRuntime(Backend):
         if target.emulated:
             if settings:
                 raise UsageError(f"target {target} is emulated, which takes no settings; leave them out.")
-            return emulated.Emulated(path, target, threads, _harmful(path))
+            return emulated.Emulated(path, target, threads, _harmful(path, content), content=content)
         if not streams:
             streams = min(threads or machine.cores(), STREAMS) if target.device == "cpu" else 1
         each = max(1, (threads or machine.cores()) // streams) if streams > 1 else threads
@@ -128,7 +128,7 @@ class OnnxRuntime(Backend):
         with locks.scratch() as folder:
             optimized = folder / "optimized.onnx"
             if target.emulated:
-                emulated.Emulated(path, target, None, _harmful(path), optimized)
+                emulated.Emulated(path, target, None, _harmful(path, content), optimized, content)
             else:
                 self._session(path, target, None, optimized, settings, content)
             return onnxruntime_layers.read(onnx.load(optimized).graph)

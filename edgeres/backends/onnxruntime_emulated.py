@@ -105,7 +105,8 @@ def command(target: Target) -> list[str]:
 
 
 class Emulated(Engine):
-    """An ONNX file in a Python of another CPU; MissingRuntime, and BuildError where that Python ends."""
+    """An ONNX file, or its `content`, in a Python of another CPU; MissingRuntime, and BuildError where that Python
+    ends."""
 
     def __init__(
         self,
@@ -114,10 +115,12 @@ class Emulated(Engine):
         threads: int | None = None,
         disabled: Sequence[str] = (),
         optimized: Path | None = None,
+        content: bytes | None = None,
     ) -> None:
         self.target = target
         self.log = TemporaryFile()  # noqa: SIM115 as long as the process
-        request: dict[str, Any] = {"model": str(path.absolute()), "threads": threads or machine.cores()}
+        model = str(path.absolute()) if content is None else None
+        request: dict[str, Any] = {"model": model, "threads": threads or machine.cores()}
         request |= {"disabled": list(disabled), "optimized": str(optimized) if optimized else None}
         called = command(target)
         # Another interpreter has its own packages.
@@ -128,8 +131,10 @@ class Emulated(Engine):
         )
         weakref.finalize(self, _end, self.process)
         try:
+            if content is not None:
+                child.send_bytes(self.process.stdin, content)  # type: ignore[arg-type]
             told = json.loads(self.process.stdout.readline())  # type: ignore[union-attr]
-        except ValueError:
+        except (ValueError, OSError):
             raise self._ended() from None
         self.input_shape, self.outputs = tuple(told["shape"]), tuple(told["outputs"])
         self.input_type = told["type"]

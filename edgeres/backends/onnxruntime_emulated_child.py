@@ -2,7 +2,8 @@
 
     PYTHON onnxruntime_emulated_child.py '{"model": FILE, "threads": 2, "disabled": [], "optimized": null}'
 
-It first says, as one line of JSON, what it is and takes, then answers each batch with all outputs until its input ends.
+With `"model": null` it reads the bytes of the file from its input before all else. It says, as one line of JSON, what
+it is and takes, then answers each batch with all outputs until its input ends.
 """
 
 import io
@@ -21,18 +22,30 @@ def send(pipe: IO[bytes], arrays: Any) -> None:
     """Write arrays to a pipe."""
     buffer = io.BytesIO()
     np.savez(buffer, *arrays)
-    pipe.write(len(buffer.getvalue()).to_bytes(LENGTH, "little") + buffer.getvalue())
+    send_bytes(pipe, buffer.getvalue())
+
+
+def send_bytes(pipe: IO[bytes], content: bytes) -> None:
+    """Write a file to a pipe."""
+    pipe.write(len(content).to_bytes(LENGTH, "little"))
+    pipe.write(content)
     pipe.flush()
 
 
 def receive(pipe: IO[bytes]) -> Any:
     """What `send` wrote; None where the pipe has ended."""
-    head = pipe.read(LENGTH)
-    content = pipe.read(int.from_bytes(head, "little")) if len(head) == LENGTH else b""
-    if not content or len(content) < int.from_bytes(head, "little"):
+    content = receive_bytes(pipe)
+    if not content:
         return None
     with np.load(io.BytesIO(content), allow_pickle=False) as found:
         return [found[name] for name in found.files]
+
+
+def receive_bytes(pipe: IO[bytes]) -> bytes:
+    """What `send_bytes` wrote; nothing where the pipe has ended."""
+    head = pipe.read(LENGTH)
+    content = pipe.read(int.from_bytes(head, "little")) if len(head) == LENGTH else b""
+    return content if len(content) == int.from_bytes(head, "little") else b""
 
 
 def numpy_name(kind: str) -> str:
@@ -52,8 +65,9 @@ def main(request: str) -> None:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if asked["optimized"]:
         options.optimized_model_filepath = asked["optimized"]
+    model = asked["model"] or receive_bytes(sys.stdin.buffer)
     session = onnxruntime.InferenceSession(
-        asked["model"], options, providers=["CPUExecutionProvider"], disabled_optimizers=asked["disabled"]
+        model, options, providers=["CPUExecutionProvider"], disabled_optimizers=asked["disabled"]
     )
     (given,) = session.get_inputs()
     told = {

@@ -6,6 +6,7 @@ on the image itself they are preprocessing. What is left between other operators
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -64,7 +65,7 @@ def _channels(value: ir.Value | None, other: ir.Value | None) -> Vector | None:
     given, shape = edges.constant(value), edges.shape(other)
     if given is None or shape is None or len(shape) < 2 or given.ndim > len(shape) or given.dtype.kind != "f":
         return None
-    aligned = given.reshape((1,) * (len(shape) - given.ndim) + given.shape)
+    aligned: NDArray[Any] = given.reshape((1,) * (len(shape) - given.ndim) + given.shape)
     channels = shape[1]
     if channels is None or aligned.size not in (1, channels) or aligned.size != aligned.shape[1]:
         return None

@@ -95,7 +95,7 @@ def solve(matrix: Matrix, right: Matrix) -> Matrix:
     make use of the symmetry. LinAlgError as `cholesky`.
     """
     corners = [*zip(_blocks(len(matrix)), cholesky(matrix), strict=True)]
-    made = right.copy()
+    made: Matrix = right.copy()
 
     def column(columns: slice) -> None:
         mine = made[:, columns]

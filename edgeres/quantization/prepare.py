@@ -66,22 +66,26 @@ def _depthwise(model: onnx.ModelProto, maps: Collection[str]) -> None:
         node.CopyFrom(convolution)
 
 
+@np.errstate(invalid="ignore")  # NaN among the weights is told by calibrating
 def _levels(model: onnx.ModelProto, preprocess: Preprocess) -> None:
     """In place; nothing where the image goes elsewhere than into one plain convolution."""
     image = model.graph.input[0].name
     readers = [node for node in model.graph.node if image in node.input]
+    if len(readers) != 1:
+        return
     first = readers[0]
     given = {attribute.name: helper.get_attribute_value(attribute) for attribute in first.attribute}
     read = [name for node in model.graph.node for name in node.input]
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
     if (
-        len(readers) > 1
-        or any(read.count(name) > 1 for name in first.input)
+        any(read.count(name) > 1 for name in first.input)
         or first.op_type != "Conv"
+        or not constants.keys() >= {*first.input[1:]}
+        or len(constants[first.input[1]].dims) != 4
         or given.get("group", 1) != 1
         or given.get("auto_pad", b"NOTSET") != b"NOTSET"
     ):
         return
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
     weight = numpy_helper.to_array(constants[first.input[1]]).astype(np.float64)
     bias = numpy_helper.to_array(constants[first.input[2]]) if len(first.input) > 2 else np.zeros(len(weight))
     std = np.array(preprocess.std, np.float64) * 255 / UNIT

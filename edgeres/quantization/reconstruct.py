@@ -111,7 +111,7 @@ def _along(node: NodeProto, source: Pair, constants: list[Array], known: Layer) 
 def _patches(node: NodeProto, values: Array, shape: tuple[int, ...], group: int) -> Array:
     """What a layer multiplies with the weights of a group, at a grid of positions: (P, I * H * W)."""
     if values.ndim == 2:
-        return values.copy()
+        return np.array(values, order="C")
     given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     channels, kernel = shape[1], shape[2:]
     top, left, bottom, right = given.get("pads", [0, 0, 0, 0])

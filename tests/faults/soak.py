@@ -35,6 +35,8 @@ ENOUGH = 40
 """Turns after the warm-up."""
 PER_IMAGE = 500
 """Bytes."""
+SAID = io.StringIO()
+"""One for all commands: Typer keeps every stream that it ever wrote to, with all that was written."""
 TARGETS = '[{target = "onnxruntime:cpu", precisions = ["fp32", "int8"]}, "openvino:cpu"]'
 EVALUATION = """
 import resource, sys, time
@@ -64,10 +66,11 @@ def turn(recipe: Path, folder: Path) -> None:
         ["baseline", "accept", folder / "run", "-o", folder / "baseline.json"],
         ["check", folder / "run", "--baseline", folder / "baseline.json"],
     ):
-        said = io.StringIO()
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        SAID.seek(0)
+        SAID.truncate()
+        with contextlib.redirect_stdout(SAID), contextlib.redirect_stderr(SAID):
             status = cli.main([str(word) for word in command])
-        assert status == 0, f"edgeres {' '.join(map(str, command))}: exit {status}\n{said.getvalue()}"
+        assert status == 0, f"edgeres {' '.join(map(str, command))}: exit {status}\n{SAID.getvalue()}"
 
 
 def count(scratch: Path) -> dict[str, float]:

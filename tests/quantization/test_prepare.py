@@ -107,6 +107,27 @@ def pooled() -> onnx.ModelProto:
     return small(nodes, {"w": weight})
 
 
+def computed() -> onnx.ModelProto:
+    weight = np.ones((3, 3, 1, 1), np.float32)
+    nodes = [
+        helper.make_node("Relu", ["v"], ["kernel"], "kernel"),
+        helper.make_node("Conv", ["input", "kernel"], ["first"], "first"),
+        helper.make_node("Conv", ["first", "w"], ["logits"], "second"),
+    ]
+    return small(nodes, {"v": weight, "w": weight})
+
+
+def unread() -> onnx.ModelProto:
+    given = np.ones((1, 3, 8, 8), np.float32)
+    nodes = [helper.make_node("Conv", ["given", "w"], ["logits"], "conv")]
+    return small(nodes, {"given": given, "w": np.ones((3, 3, 1, 1), np.float32)})
+
+
+def flat() -> onnx.ModelProto:
+    """No such convolution is; the shapes of ONNX do not tell."""
+    return small([helper.make_node("Conv", ["input", "w"], ["logits"], "conv")], {"w": np.ones(3, np.float32)})
+
+
 @pytest.mark.parametrize(
     "model",
     [
@@ -114,8 +135,11 @@ def pooled() -> onnx.ModelProto:
         convolution(np.random.default_rng(3), auto_pad="SAME_UPPER"),
         read_twice(),
         pooled(),
+        computed(),
+        unread(),
+        flat(),
     ],
-    ids=["grouped", "auto_pad", "read twice", "pooled"],
+    ids=["grouped", "auto_pad", "read twice", "pooled", "computed weights", "unread", "flat weights"],
 )
 def test_an_image_that_does_not_go_into_one_plain_convolution_is_left_alone(model: onnx.ModelProto) -> None:
     graph = Graph.of(model, Path("x.onnx"))
@@ -126,6 +150,16 @@ def test_an_image_that_does_not_go_into_one_plain_convolution_is_left_alone(mode
     for name, values in constants(model).items():
         np.testing.assert_array_equal(held[name], values)
     assert LEVELS not in made.roles
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_signalling_nan_among_the_weights_stays_without_a_warning() -> None:
+    model = convolution(np.random.default_rng(3))
+    weight = numpy_helper.to_array(model.graph.initializer[0]).copy()
+    weight.view(np.uint32)[0, 0, 0, 0] = 0x7F800001
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight, model.graph.initializer[0].name))
+    made = prepare(Graph.of(model, Path("x.onnx")), {}, PREPROCESS)
+    assert np.isnan(constants(made.model)[model.graph.initializer[0].name][0, 0, 0, 0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
