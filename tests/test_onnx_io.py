@@ -79,7 +79,6 @@ def test_a_file_that_says_nothing_of_itself_is_refused(tmp_path: Path) -> None:
         {"preprocess": None},
         {"preprocess": "{"},
         {"preprocess": "[]"},
-        {"preprocess": "null"},
         {"preprocess": '{"crop": "big"}'},
         {"preprocess": '{"mean": [0]}'},
     ],

@@ -345,7 +345,7 @@ def test_a_scheme_without_int8_needs_no_statistics_and_has_no_method(exported: P
 
 
 def test_statistics_are_asked_for(exported: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="scheme portable needs statistics of real images; give --data"):
+    with pytest.raises(UsageError, match="scheme onnxruntime needs statistics of real images; give --data, or --stats"):
         quantize(exported, None, tmp_path / "x.onnx")
 
 
