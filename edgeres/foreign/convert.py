@@ -46,7 +46,7 @@ def convert(
     """
     try:
         return _converted(proto, where, task, size, batch, opset)
-    except EdgeresError:
+    except (EdgeresError, OSError):  # a full disk is no fault of the graph
         raise
     except Exception as error:  # graphs of others fail anywhere in the libraries that rewrite them
         reason = f"{type(error).__name__}: {error}".splitlines()[0]

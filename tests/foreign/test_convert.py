@@ -12,6 +12,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgeres.errors import InputError, UsageError
 from edgeres.foreign import affine, ends
+from edgeres.foreign import convert as converting
 from edgeres.foreign.convert import Converted, _shaped, convert
 
 RANDOM = np.random.default_rng(0)
@@ -426,3 +427,16 @@ def test_a_mean_that_keeps_its_axes_and_a_reshape_are_pool_and_flatten(axes: lis
     x = net.add("ReduceMean", net.add("Relu", net.conv("x")), axes=axes, keepdims=1)
     x = net.add("Gemm", net.add("Reshape", x, np.array(shape)), np.ones((4, 5)) + np.arange(5), np.zeros(5))
     assert operators(converted(net.model(x))) == ["Conv", "Relu", "GlobalAveragePool", "Flatten", "Gemm"]
+
+
+@pytest.mark.parametrize(("raised", "told"), [(OSError(28, "No space left"), OSError), (KeyError("x"), InputError)])
+def test_a_full_disk_is_not_blamed_on_the_graph(
+    raised: Exception, told: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Converted:
+        raise raised
+
+    monkeypatch.setattr(converting, "_converted", fail)
+    with pytest.raises(told) as caught:
+        convert(ModelProto(), Path("x.onnx"))
+    assert ("no graph" in str(caught.value)) == (told is InputError)
