@@ -24,7 +24,7 @@ from edgeres.export import export
 from edgeres.figures import counted
 from edgeres.progress import Progress, Silent
 from edgeres.quantization import schemes
-from edgeres.quantization.calibrate import FEW, Gather, calibrate, few, gather
+from edgeres.quantization.calibrate import Gather, calibrate, few, gather
 from edgeres.quantization.quantize import find_options, quantize
 from edgeres.recipe import BenchPart, ModelPart, Recipe, TargetPart
 from edgeres.report import FILE
@@ -192,8 +192,8 @@ class _Run:
         with self.progress.step("calibrate", len(images)) as advance:
             made = calibrate(self.fp32, images, self.statistics, advance, self.gather)
         self._told(made, counted(len(images)))
-        if len(images) < FEW:
-            self.progress.say(few(len(images)))
+        if said := few(len(images)):
+            self.progress.say(said)
 
     def _calibration(self, images: ImageSet) -> dict[str, Any]:
         return {"images": len(images), "dataset": images.digest, **self.recipe.quantization.model_dump()}

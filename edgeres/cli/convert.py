@@ -251,8 +251,8 @@ def diagnose(
 def _calibrate(model: Path, data: Path, samples: int | None, out: Path) -> Any:
     from edgeres.data import open_images
     from edgeres.figures import counted
-    from edgeres.quantization.calibrate import FEW, few
     from edgeres.quantization.calibrate import calibrate as step
+    from edgeres.quantization.calibrate import few
 
     images = open_images(data)
     chosen = images.draw(samples) if samples else images
@@ -260,8 +260,8 @@ def _calibrate(model: Path, data: Path, samples: int | None, out: Path) -> Any:
         progress().say(f"{data} holds {counted(len(images))}; all of them are used.")
     with progress().step("calibrate", len(chosen)) as advance:
         made = step(model, chosen, out, advance)
-    if len(chosen) < FEW:
-        progress().say(few(len(chosen)))
+    if said := few(len(chosen)):
+        progress().say(said)
     return made
 
 

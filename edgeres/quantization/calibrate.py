@@ -89,7 +89,9 @@ def calibrate(
 
 
 def few(images: int) -> str:
-    """What to say where fewer than `FEW` images calibrate."""
+    """What to say of so many images to calibrate with, "" where there are `FEW` or more."""
+    if images >= FEW:
+        return ""
     return f"{counted(images)} to calibrate with: take {FEW} or more, or others may not fit into the ranges."
 
 

@@ -260,18 +260,17 @@ def main() -> None:
         made = export(options.weights, model, features=features, preprocess={"resize": size, "crop": size})
         print(f"\n## Backbone, {size} x {size} pixels\n\nParity with torch, relative: {shares(made)}")
         table(model, calibration, photos, options)
+    sized = {"resize": options.detector, "crop": options.detector}
     for kind in ("retinanet", "fasterrcnn") if options.detector else ():
         weights, model = options.work / f"{kind}.pth", options.work / f"{kind}.onnx"
         seeded(options.weights, kind, calibration, options.detector, weights)
-        made = export(weights, model, preprocess={"resize": options.detector, "crop": options.detector})
+        made = export(weights, model, preprocess=sized)
         print(f"\n## {kind}, {options.detector} x {options.detector} pixels, random heads\n")
         print(f"Parity with torch, relative: {shares(made)}")
         dense = table(model, calibration, photos, options)
         if kind == "fasterrcnn":
             exact = options.work / "boxhead.onnx"
-            made = export(
-                weights, exact, preprocess={"resize": options.detector, "crop": options.detector}, box_head=True
-            )
+            made = export(weights, exact, preprocess=sized, box_head=True)
             print(f"\n### Its box head, {regions.PROPOSALS} regions\n\nParity with torch, relative: {shares(made)}")
             mine = [
                 open_images(regions.cut(model, images, options.work / f"{name}.npz").path)
