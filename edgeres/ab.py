@@ -1,9 +1,9 @@
 """Whether one engine is slower than another, on a machine whose speed is not steady: both in turn, in one job.
 
-Two reports of two hours differ by what the machine did in them. Here each round measures both engines, one fresh
-process after the other, in turned order (A B, B A, ...), so that what lasts longer than a round, and what comes with
-the place in it, is the same for both. A round gives one number, the ratio of the two medians. Where the engines are
-alike it is as likely above 1 as below by any factor, whatever the noise is like. Wilcoxon's signed-rank test asks no
+Two reports of two hours differ by what the machine did in them. Here each round measures both engines in one fresh
+process, a few milliseconds in turn (see `edgeres.measure.ratio`), so that what lasts longer is the same for both. A
+round gives one number, the ratio. Where the engines are alike it is as likely above 1 as below by any factor, whatever
+the noise is like: either is the first in every second round. Wilcoxon's signed-rank test asks no
 more than that: its error rate is exact and outliers do not move it (Wilcoxon, 1945, "Individual Comparisons by Ranking
 Methods"; the interval is that of Hodges and Lehmann, 1963, "Estimates of Location Based on Rank Tests").
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from edgeres import report as reports
 from edgeres.errors import UsageError
 from edgeres.gate import Outcome, Verdict
-from edgeres.measure import Subject, measure
+from edgeres.measure import Subject, ratio
 from edgeres.progress import Progress, Silent
 from edgeres.types import Target
 
@@ -47,16 +47,16 @@ class Decision:
     rounds: int
 
 
-def decide(pairs: Iterable[tuple[float, float]], limit: float) -> Decision:
-    """Take rounds, each the medians of base and head in one unit, until it is known how their ratio lies to `limit`, in
-    percent, or the last look is reached.
+def decide(rounds: Iterable[float], limit: float) -> Decision:
+    """Take rounds, each the ratio of head's latency to base's, until it is known how it lies to `limit`, in percent, or
+    the last look is reached.
 
     Regressed: growth beyond the limit, and surely some. Passed: growth surely within the limit. Inconclusive: neither,
     at the last look. ValueError where the rounds end before.
     """
     ratios: list[float] = []
-    for base, head in pairs:
-        ratios.append(math.log(head / base))
+    for one in rounds:
+        ratios.append(math.log(one))
         if len(ratios) not in LOOKS:
             continue
         growth, low, high = interval(ratios)
@@ -121,7 +121,7 @@ def compare(
             sentence = f"{name}: the base has an engine, {head} has none; its latency is not known."
             verdicts.append(Verdict(RULE, name, Outcome.INCONCLUSIVE, None, limit, sentence))
             continue
-        with (progress or Silent()).step(f"measure {name}", 2 * LOOKS[-1]) as advance:
+        with (progress or Silent()).step(f"measure {name}", LOOKS[-1]) as advance:
             verdicts.append(_verdict(name, decide(rounds(first, second, advance), limit), limit))
     return verdicts
 
@@ -137,16 +137,11 @@ def _verdict(name: str, found: Decision, limit: float) -> Verdict:
     return Verdict(RULE, name, found.outcome, found.growth, limit, f"{name}: {words}.")
 
 
-def rounds(base: Subject, head: Subject, advance: Callable[[int], object]) -> Iterator[tuple[float, float]]:
-    """The medians of both, milliseconds, round after round."""
+def rounds(base: Subject, head: Subject, advance: Callable[[int], object]) -> Iterator[float]:
+    """The ratio of head's latency to base's, round after round."""
     for turn in count():
-        order = -1 if turn % 2 else 1
-        first, second = (one.latency for one in measure([base, head][::order], 1, advance)[::order])
-        if first.batch != second.batch:
-            raise UsageError(
-                f"{base.path} runs {first.batch} images a call, {head.path} {second.batch}; give engines of one batch."
-            )
-        yield first.p50, second.p50
+        yield 1 / ratio(head, base) if turn % 2 else ratio(base, head)
+        advance(1)
 
 
 def _engines(

@@ -30,14 +30,14 @@ from numpy.typing import NDArray
 
 from edgeres import archive, labels, store
 from edgeres.errors import EdgeresError, InputError, MissingRuntime, UsageError
+from edgeres.pixels import PIXELS, normalised, resized, rgb
 from edgeres.types import Batch, Frame, Images, Preprocess
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif"}
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "PPM", "GIF")
 """Of Pillow's readers those of SUFFIXES: some of the others start programs or read documents."""
-PIXELS = PIL.Image.MAX_IMAGE_PIXELS or 1 << 26
 FILE, LIST = 1 << 29, 1 << 28
-"""Most pixels of an image, and bytes of its file and of a manifest."""
+"""Most bytes of the file of an image, and of a manifest."""
 warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)  # such images are refused here
 CHUNK = 8
 """At most so many images are decoded as one piece of work: small ones take less time than handing them over."""
@@ -81,7 +81,7 @@ class ImageSet:
             with PIL.Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 if image.width * image.height > PIXELS:
                     raise ValueError(f"it has {image.width} x {image.height} pixels, {PIXELS:,} are the most")
-                return _rgb(image)
+                return rgb(image)
         except Exception as error:  # each of PIL's readers has its own
             path = self.root / self.names[index]
             reason = "of no known format" if isinstance(error, PIL.UnidentifiedImageError) else error
@@ -91,7 +91,7 @@ class ImageSet:
         """One image as the network takes it, uint8 (crop, crop, 3); InputError as `image`, and where it is so long and
         thin that it would have more than PIXELS."""
         try:
-            return _cropped(self.image(index), preprocess)
+            return resized(self.image(index), preprocess)
         except ValueError as error:
             raise InputError(f"image {self.root / self.names[index]} {error}; cut or remove it.") from None
 
@@ -264,54 +264,6 @@ def _arrays(source: Path) -> ImageSet:
     return ImageSet(source, source, names, texts, (None,) * len(names), images)
 
 
-def _rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    """What PIL's own conversion would clip to white or black: 16-bit grey is scaled, floating point refused."""
-    if image.mode == "F":
-        raise ValueError("its pixels are floating point numbers; save it with 8 or 16 bits")
-    if image.mode.startswith("I"):
-        return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    return image.convert("RGB")
-
-
-def prepare(image: PIL.Image.Image, preprocess: Preprocess) -> NDArray[np.float32]:
-    """One RGB image -> float32 (3, crop, crop), with the arithmetic of torchvision's Resize, CenterCrop, Normalize."""
-    made: NDArray[np.float32] = _normalised([_cropped(image, preprocess)], preprocess)[0]
-    return made
-
-
-def _cropped(image: PIL.Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
-    crop, resize, mode = preprocess.crop, preprocess.resize, preprocess.crop_mode
-    width, height = image.size
-    edge = max(width, height) if mode == "border" else min(width, height)
-    if mode == "squash":
-        size = (resize, resize)
-    elif mode == "border":
-        size = (max(1, round(width / (edge / resize))), max(1, round(height / (edge / resize))))
-    else:
-        size = (resize * width // edge, resize * height // edge)
-    if size[0] * size[1] > PIXELS:
-        raise ValueError(f"of {width} x {height} pixels would be resized to {size[0]} x {size[1]}")
-    if size != image.size:
-        image = image.resize(size, PIL.Image.Resampling[preprocess.interpolation.upper()])
-    offset = [(side - crop) / 2 for side in image.size]
-    if mode == "border":
-        canvas = PIL.Image.new("RGB", (crop, crop), tuple(round(255 * value) for value in preprocess.mean))
-        x, y = (-round(one) if one >= 0 else int(-one) for one in offset)
-        canvas.paste(image, (x, y))
-        return np.asarray(canvas)
-    left, top = (int(one) if mode == "floor" else round(one) for one in offset)
-    return np.asarray(image.crop((left, top, left + crop, top + crop)))
-
-
-def _normalised(images: list[NDArray[np.uint8]], preprocess: Preprocess) -> NDArray[np.float32]:
-    """Images uint8 (crop, crop, 3) -> float32 (N, 3, crop, crop)."""
-    pixels: NDArray[np.float32] = np.stack(images).transpose(0, 3, 1, 2).astype(np.float32, order="C")
-    pixels /= np.float32(255)
-    pixels -= np.array(preprocess.mean, np.float32)[:, None, None]
-    pixels /= np.array(preprocess.std, np.float32)[:, None, None]
-    return pixels
-
-
 def batches(
     images: ImageSet,
     preprocess: Preprocess | None,
@@ -342,7 +294,7 @@ def batches(
     def decode(indices: range) -> Images:
         cropped = [images.cropped(index, preprocess) for index in indices]
         if frame is None:
-            return _normalised(cropped, preprocess)
+            return normalised(cropped, preprocess)
         return np.stack(cropped)[..., :: -1 if frame == "u8-nhwc-bgr" else 1]
 
     pool = ThreadPoolExecutor(workers, "decode")

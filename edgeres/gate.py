@@ -11,12 +11,8 @@
 A size is exact: beyond the limit is a regression. What is measured is not: it regressed where it is beyond the limit
 (size) *and* cannot be chance (significance).
 
-Latency: the same engine measured twice gives two figures, and two processes differ by more than two calls of one do. So
-a process counts as one observation, however many calls it timed: Student's 99 % interval of the ratio of the two
-reports' mean log percentiles of a process, with one variance for both (the machine is the same), must lie wholly above
-1. That interval and not the usual 95 %: one side of the latter alone is wrong in 2.5 % of comparisons, for each cell
-and each rule. Fewer than PROCESSES processes in a report, or than TAIL calls beyond a percentile, know nothing about
-it. What differs between the two hours at which two reports were made no statistics can see: see `edgeres.ab`.
+Latency: see `edgeres.significance`. What differs between the two hours at which two reports were made no statistics can
+see: see `edgeres.ab`.
 
 Top-1, on the same images: a drop beyond the limit of an INT8 cell that is not worse than FP32 of the same network
 (McNemar's test, p above CHANCE) is chance. Any other drop beyond the limit is counted image by image, and regressed.
@@ -28,17 +24,14 @@ report lacks; a rule that found nothing to judge. A cell that the baseline does 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-import numpy as np
-from numpy.typing import NDArray
-
-from edgeres.bootstrap import student
 from edgeres.errors import UsageError
 from edgeres.figures import megabytes, number, points
 from edgeres.schema import Accuracy, Cell, Latency, Report, Score
+from edgeres.significance import doubtful
 from edgeres.types import Precision
 
 RULES: Mapping[str, str] = {
@@ -66,10 +59,6 @@ SCORES = {
 }
 """The score that a rule looks at, of a task other than classification."""
 
-TAIL = 10
-"""Samples that must lie beyond a percentile: 20 calls for p50, 100 for p90, 1000 for p99."""
-PROCESSES = 3
-CONFIDENCE = 99.0
 CHANCE = 0.05
 _EXACT = 1e-9
 """Slack for 84.0 - 83.7 > 0.3 in floating point."""
@@ -297,8 +286,8 @@ def _latency(rule: str, new: float, old: float, limit: float, ours: Latency | No
         return Outcome.INCONCLUSIVE, None, f"{rule} cannot be compared: the batch differs; measure both at one."
     growth, beyond, change = _growth(new, old, limit)
     words = f"{rule.removeprefix('latency_')} {change} ({number(old)} to {number(new)} ms)"
-    if beyond and (doubt := _doubt(ours, theirs, int(rule[-2:]))):
-        return Outcome.INCONCLUSIVE, growth, f"{words}, but {doubt}."
+    if beyond and (reason := doubtful(ours, theirs, int(rule[-2:]))):
+        return Outcome.INCONCLUSIVE, growth, f"{words}, but {reason}."
     return _outcome(beyond), growth, f"{words}."
 
 
@@ -313,36 +302,3 @@ def _growth(new: float, old: float, limit: float) -> tuple[float, bool, str]:
     if growth < 0.05 and not beyond:
         return growth, beyond, f"shrank by {-growth:.1f} %" if growth < -0.05 else "did not change"
     return growth, beyond, f"grew by {growth:.1f} %, {'more than' if beyond else 'within'} {limit:g} %"
-
-
-def _doubt(ours: Latency, theirs: Latency, percentile: int) -> str:
-    """Why growth beyond the limit is no proof; empty where it is one."""
-    if not (ours.stable and theirs.stable):
-        return "a latency was not steady; measure again on a quiet machine"
-    needed = round(TAIL * 100 / (100 - percentile))
-    if min(len(ours.samples), len(theirs.samples)) < needed:
-        return f"that takes at least {needed} calls in each report to be sure of; measure more"
-    above, below = _processes(ours), _processes(theirs)
-    if min(len(above), len(below)) < PROCESSES:
-        return f"that takes at least {PROCESSES} processes in each report to be sure of; measure more rounds"
-    low, high = ratio_interval(above, below, percentile)
-    return f"the ratio may be anywhere from {low:.3f} to {high:.3f}; measure more rounds" if low <= 1 else ""
-
-
-def ratio_interval(
-    ours: Sequence[NDArray[np.float64]], theirs: Sequence[NDArray[np.float64]], percentile: float
-) -> tuple[float, float]:
-    """99 % interval of the ratio of one percentile of two latencies, ours above: the timings of each process."""
-    above, below = (np.log([np.percentile(one, percentile) for one in rounds]) for rounds in (ours, theirs))
-    freedom = len(above) + len(below) - 2
-    squares = ((above - above.mean()) ** 2).sum() + ((below - below.mean()) ** 2).sum()
-    error = math.sqrt(squares / freedom * (1 / len(above) + 1 / len(below)))
-    centre, half = above.mean() - below.mean(), student(CONFIDENCE, freedom) * error
-    return math.exp(centre - half), math.exp(centre + half)
-
-
-def _processes(latency: Latency) -> list[NDArray[np.float64]]:
-    """The timings of each process; none where the report does not tell them apart."""
-    if not latency.rounds or min(latency.rounds) < 1 or sum(latency.rounds) != len(latency.samples):
-        return []
-    return np.split(np.array(latency.samples), np.cumsum(latency.rounds)[:-1])

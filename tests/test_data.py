@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeres import data
-from edgeres.data import ImageSet, batches, open_images, prepare
+from edgeres.data import ImageSet, batches, open_images
 from edgeres.errors import InputError, MissingRuntime, UsageError
+from edgeres.pixels import prepare
 from edgeres.types import Preprocess
 
 PLAIN = Preprocess(resize=32, crop=32, mean=(0, 0, 0), std=(1, 1, 1))

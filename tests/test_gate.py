@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from report.example import accuracy, built, cell, latency, machine, report, solar, timed
 
-from edgeres import gate
+from edgeres import gate, significance
 from edgeres.errors import UsageError
 from edgeres.gate import Outcome, Verdict
 from edgeres.schema import McNemar, Score
@@ -234,7 +234,7 @@ def test_rules_that_cannot_be_read(rules, said):
 def test_interval_is_students_of_what_each_process_says():
     """Worked by hand: logs of the medians 0, 1, 2 and 3, 4, 5 percent; pooled variance 1, t of 99 % and 4 is 4.604."""
     base, head = ([np.full(9 * x + 5, math.exp(x / 100)) for x in logs] for logs in ((0, 1, 2), (3, 4, 5)))
-    low, high = gate.ratio_interval(head, base, 50)
+    low, high = significance.ratio_interval(head, base, 50)
     half = 4.6041 * math.sqrt(2 / 3)
     assert [100 * math.log(low), 100 * math.log(high)] == pytest.approx([3 - half, 3 + half], abs=1e-3)
 

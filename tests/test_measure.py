@@ -4,7 +4,7 @@ import gc
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, repeat
+from itertools import chain, groupby, repeat
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from edgeres import measure as measuring
-from edgeres.errors import EdgeresError
+from edgeres.errors import EdgeresError, UsageError
 from edgeres.measure import Subject, measure
 from edgeres.measure import child as module
 from edgeres.measure.child import timed, warm_up
@@ -174,7 +174,7 @@ def test_what_the_runtime_and_the_machine_tell_is_shown_and_what_they_do_not_is_
     answers(
         [outcome([10.0] * 50, **told), outcome([10.0] * 50, **{**told, "peak_rss_mb": 90.0}), {"throughputs": rates}]
     )
-    (full,) = measure([Subject(Path("x.onnx"), CPU)], rounds=2, throughputs=True)
+    (full,) = measure([Subject(Path("x.onnx"), CPU)], rounds=2, thorough=True)
     assert (full.latency.device_p50, full.latency.peak_rss_mb, full.latency.energy_mj) == (9.0, 120.0, 30.0)
     assert [one.model_dump() for one in full.latency.throughputs] == rates
     shown = text(full)
@@ -328,6 +328,48 @@ def test_throughput_counts_the_images_of_the_timed_calls(
     assert made.calls == 1 + 5
 
 
+@pytest.mark.parametrize("period", [300.0, 1000.0, 7000.0])
+def test_what_slows_the_machine_for_longer_than_a_turn_slows_both_of_two_engines(
+    period: float, clock: Callable[[Iterable[float]], Clock]
+) -> None:
+    """Half of the time a core is 1.4 times as slow: of seconds of either that would be any ratio from 0.79 to 1.54."""
+    made = clock(())
+    order = []
+
+    def engine(milliseconds: float) -> Callable[[], None]:
+        def call() -> None:
+            slow = made.now % period > period / 2
+            made.now += milliseconds * (1.4 if slow else 1)
+            order.append(milliseconds)
+
+        return call
+
+    assert module.in_turn(engine(5.0), engine(5.5)) == pytest.approx(1.1)
+    assert len(list(groupby(order))) == module.TURNS + 1, "A B, B A, A B, ...: either is the first as often"
+
+
+def test_slow_engines_get_fewer_turns(clock: Callable[[Iterable[float]], Clock]) -> None:
+    made = clock(repeat(1000.0))
+    assert module.in_turn(made.call, made.call) == 1
+    assert made.calls == 5 * 2 * 3
+
+
+def test_engines_of_two_batches_do_not_compare(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"ratio": 1.25, "batches": [1, 1]}
+    monkeypatch.setattr(measuring, "_in_a_process", lambda task, *subjects: found)
+    both = [Subject(Path(name), CPU) for name in ("a.onnx", "big.onnx")]
+    assert measuring.ratio(*both) == 1.25
+    found["batches"] = [1, 4]
+    with pytest.raises(UsageError, match="a.onnx runs 1 images a call, big.onnx 4"):
+        measuring.ratio(*both)
+
+
+def test_two_engines_are_measured_in_one_process(exported: Path) -> None:
+    assert 0.2 < measuring.ratio(Subject(exported, CPU, threads=1), Subject(exported, CPU, threads=1)) < 5
+    with pytest.raises(UsageError, match="gone.onnx"):
+        measuring.ratio(Subject(exported, CPU), Subject(exported.with_name("gone.onnx"), CPU))
+
+
 def test_a_fixed_batch_is_the_one_that_is_reported_and_no_other_can_be_asked_for(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -341,9 +383,13 @@ def test_a_fixed_batch_is_the_one_that_is_reported_and_no_other_can_be_asked_for
 
     path = export(checkpoint, tmp_path / "four.onnx", batch=4).path
     for batch, wanted in ((1, 4), (4, 4)):
-        module.main("latency", request(path, batch))
-        assert json.loads(capsys.readouterr().out)["batch"] == wanted
+        module.main("thorough", request(path, batch))
+        answer = json.loads(capsys.readouterr().out)
+        assert answer["batch"] == wanted
+        assert answer["device"], "ONNX Runtime's own part takes calls of its own"
     module.main("throughput", request(path, 1))
     assert {one["batch"] for one in json.loads(capsys.readouterr().out)["throughputs"]} == {4}
+    module.main("latency", request(path, 1))
+    assert json.loads(capsys.readouterr().out)["device"] == [], "nobody asked for it"
     module.main("latency", request(path, 5))
     assert json.loads(capsys.readouterr().out)["error"] == "UsageError"

@@ -12,7 +12,8 @@ from typing import Annotated
 
 import typer
 
-from edgeres.cli import convert, devices, engine, fleet, runs, trust  # noqa: F401  (they register their commands)
+# They register their commands, in the order of `edgeres --help`.
+from edgeres.cli import export, quantize, engine, runs, devices, fleet, trust  # noqa: F401  isort: skip
 from edgeres.cli.common import BROKEN_PIPE, BUG, FAILED, INTERRUPTED, OK, USAGE, app
 from edgeres.errors import EdgeresError, UsageError
 

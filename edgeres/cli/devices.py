@@ -53,15 +53,21 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Add a device to the inventory, or change it; with a certificate where `devices init` made an authority."""
+    from edgeres import backends
     from edgeres.fleet import certificates as step
     from edgeres.fleet import inventory as inventories
+    from edgeres.types import Target
 
+    for one in target or []:
+        backends.find(Target.parse(one))
+    known = inventories.read(inventory).devices if inventory.exists() else {}
     keys = {"address": address, "targets": target or [], "labels": label or [], "python": python}
     made = inventories.device({"name": name, "reach": "agent" if agent else "ssh", **keys})
     inventories.put(inventory, made)
     folder = _folder(inventory, certificates)
     own = step.issue(folder, name) if (folder / step.CA).exists() else None
-    text = f"{inventory}: {name} added" + (f", its certificate is in {own}" if own else "")
+    text = f"{inventory}: {name} {'changed' if name in known else 'added'}"
+    text += f", its certificate is in {own}" if own else ""
     show(text, {**made.model_dump(mode="json"), "certificate": str(own) if own else None}, as_json)
 
 

@@ -69,9 +69,11 @@ def inspect(engine: Engine, target: TargetName, as_json: AsJson = False) -> None
 def bench(
     engine: Engine,
     target: TargetName,
-    batch: Annotated[int, typer.Option(min=1, help="Images a call; of the scenarios, offline's.")] = 1,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Images a call; of the scenarios, offline's.", show_default="1")
+    ] = None,
     threads: Threads = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Fresh processes; not with --scenario.")] = 5,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Fresh processes.", show_default="5")] = None,
     scenario: Annotated[
         str | None,
         typer.Option(help="Let MLPerf's LoadGen measure: single-stream, multi-stream, server or offline."),
@@ -108,9 +110,13 @@ def bench(
     from edgeres.measure.show import text
     from edgeres.types import Target
 
-    subject = measure.Subject(engine, Target.parse(target), batch, threads)
+    subject = measure.Subject(engine, Target.parse(target), batch or 1, threads)
     if bool(scenario) + roofline + bool(p99) > 1:
         raise UsageError("--scenario, --roofline and --p99 measure different things; give one of them.")
+    if rounds and (scenario or roofline or p99):
+        raise UsageError("--scenario, --roofline and --p99 have rounds of their own; leave --rounds out.")
+    if batch and p99:
+        raise UsageError("--p99 searches for the batch; leave --batch out.")
     if roofline:
         limits.roofline(subject, out, as_json)
         return
@@ -119,8 +125,9 @@ def bench(
     if scenario is None:
         if data or reference or out or seconds or qps or bound:
             raise UsageError("--data, --reference, --out, --seconds, --qps and --bound go with a --scenario; name one.")
+        rounds = rounds or measure.ROUNDS
         with progress().step(f"measure {target}", rounds + 1) as advance:
-            (found,) = measure.measure([subject], rounds, advance, throughputs=True)
+            (found,) = measure.measure([subject], rounds, advance, thorough=True)
         values = {**found.latency.model_dump(), "properties": found.properties}
         show(f"{engine} on {target}\n{text(found)}", values, as_json)
         return

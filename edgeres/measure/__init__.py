@@ -2,7 +2,8 @@
 
 Several engines are measured in turn, one fresh process a round, so that what changes on the machine meanwhile changes
 for all of them: compare figures of one call, as ratios. The clock is `time.perf_counter_ns`, around the whole call:
-host to host. A last process of each engine measures its throughput.
+host to host. A last process of each engine measures its throughput. Two that differ by little are told apart by
+`ratio`.
 
     child.py        what such a process does: warm-up, timed calls, throughput, calls under load, the runtime's profile
     conditions.py   what else the machine did meanwhile
@@ -25,7 +26,7 @@ from edgeres.measure.child import Subject
 from edgeres.measure.summary import Measured, summary
 from edgeres.types import Target
 
-__all__ = ["Load", "Measured", "ROUNDS", "Subject", "measure", "profile", "refuse", "under_load"]
+__all__ = ["Load", "Measured", "ROUNDS", "Subject", "measure", "profile", "ratio", "refuse", "under_load"]
 
 ROUNDS = 5
 """Processes of an engine: three leave the interval of the median too narrow, as they differ."""
@@ -36,9 +37,10 @@ def measure(
     rounds: int = ROUNDS,
     progress: Callable[[int], object] = lambda processes: None,
     *,
-    throughputs: bool = False,
+    thorough: bool = False,
 ) -> list[Measured]:
-    """Measure engines in turn, `rounds` fresh processes each, and one more where `throughputs` are wanted.
+    """Measure engines in turn, `rounds` fresh processes each. `thorough`: also the runtime's own part of a call where
+    that takes calls of its own, and, in one more process, throughputs.
 
     `progress` is told of each process that is done. Raises what `refuse` and loading the engine raise, and EdgeresError
     where the process dies.
@@ -48,16 +50,31 @@ def measure(
     outcomes: list[list[dict[str, Any]]] = [[] for _ in subjects]
     for _ in range(rounds):
         for subject, outcome in zip(subjects, outcomes, strict=True):
-            outcome.append(_in_a_process("latency", subject))
+            outcome.append(_in_a_process("thorough" if thorough else "latency", subject))
             progress(1)
     found = []
     for subject, outcome in zip(subjects, outcomes, strict=True):
         rates = []
-        if throughputs:
+        if thorough:
             rates = _in_a_process("throughput", subject)["throughputs"]
             progress(1)
         found.append(summary(subject, outcome, rates))
     return found
+
+
+def ratio(one: Subject, other: Subject) -> float:
+    """How many times as long a call of `other` takes, both measured in one fresh process, a few milliseconds in turn.
+
+    A core that somebody else's work slows for a second slows both: of processes that follow one another the ratio is
+    that of their seconds. Raises as `measure`, and UsageError where the two run at different batches.
+    """
+    for subject in (one, other):
+        refuse(subject.target)
+    found = _in_a_process("ratio", one, other)
+    first, second = found["batches"]
+    if first != second:
+        raise UsageError(f"{one.path} runs {first} images a call, {other.path} {second}; give engines of one batch.")
+    return float(found["ratio"])
 
 
 @dataclass(frozen=True)
@@ -102,11 +119,12 @@ def refuse(target: Target) -> None:
         raise UsageError(f"target {target}: its latency is not measured: emulated; `edgeres eval` gives its accuracy.")
 
 
-def _in_a_process(task: str, subject: Subject) -> dict[str, Any]:
-    request = {**asdict(subject), "path": str(subject.path), "target": str(subject.target)}
+def _in_a_process(task: str, *subjects: Subject) -> dict[str, Any]:
+    requests = [json.dumps({**asdict(one), "path": str(one.path), "target": str(one.target)}) for one in subjects]
 
     def broken(status: int, last: str) -> EdgeresError:
-        return EdgeresError(f"measuring {subject.path} on {subject.target} died with status {status}: {last}")
+        what = " and ".join(f"{one.path} on {one.target}" for one in subjects)
+        return EdgeresError(f"measuring {what} died with status {status}: {last}")
 
-    answer: dict[str, Any] = processes.ask("edgeres.measure.child", task, json.dumps(request), broken=broken)
+    answer: dict[str, Any] = processes.ask("edgeres.measure.child", task, *requests, broken=broken)
     return answer

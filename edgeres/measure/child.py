@@ -1,4 +1,4 @@
-"""What a measuring process does with its one engine, told as one line of JSON."""
+"""What a measuring process does with its engine, or with two in turn, told as one line of JSON."""
 
 import gc
 import json
@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ THROUGHPUT_SECONDS = 0.3
 """Shortest span of one measured throughput."""
 LOADED = 400
 """Fewest calls of a round under load: four of them are beyond p99."""
+TURNS, TURN = 25, 0.02
+"""Turns of each of two engines, and shortest span of one in seconds: what disturbs a machine lasts longer."""
 
 
 @dataclass(frozen=True)
@@ -50,20 +53,17 @@ class Subject:
     streams: int = 1
 
 
-def latency(subject: Subject) -> dict[str, Any]:
+def latency(subject: Subject, thorough: bool = False) -> dict[str, Any]:
     """One round: `samples` and `device` (the device's own part, empty where the runtime does not tell it) in
-    milliseconds, the `conditions` meanwhile, what really ran; UsageError where the engine has another fixed batch."""
-    engine = engines.load(subject.path, subject.target, subject.threads, settings=subject.settings)
-    fixed = engine.input_shape[0]
-    if fixed and subject.batch not in (1, fixed):
-        raise UsageError(f"{subject.path} has a fixed batch of {fixed}, not {subject.batch}; leave --batch out.")
-    images = pixels(engine, subject.batch)
+    milliseconds, the `conditions` meanwhile, what really ran; UsageError where the engine has another fixed batch.
+    `thorough`: where the runtime tells its own part in calls of another kind alone, these are made, too."""
+    engine, images = _loaded(subject)
     warmup, steady, _ = warm_up(lambda: engine.run(images))
     meter = energy.meter(subject.target.device)
     before, used = conditions.read(), meter and meter()
     samples, device = timed(lambda: engine.run(images), engine.device_ms)
     after, spent = conditions.read(), meter and meter()
-    if not device and (call := engine.in_place(images)):
+    if thorough and not device and (call := engine.in_place(images)):
         device, _ = timed(call, seconds=SECONDS / 4, least=SAMPLES // 5)
     return {
         "samples": samples,
@@ -76,6 +76,42 @@ def latency(subject: Subject) -> dict[str, Any]:
         "peak_rss_mb": conditions.peak_rss_mb(),
         "energy_mj": None if used is None or spent is None else (spent - used) / (len(samples) * len(images)),
     }
+
+
+def _loaded(subject: Subject) -> tuple[Engine, Images]:
+    engine = engines.load(subject.path, subject.target, subject.threads, settings=subject.settings)
+    fixed = engine.input_shape[0]
+    if fixed and subject.batch not in (1, fixed):
+        raise UsageError(f"{subject.path} has a fixed batch of {fixed}, not {subject.batch}; leave --batch out.")
+    return engine, pixels(engine, subject.batch)
+
+
+def ratio(one: Subject, other: Subject) -> dict[str, Any]:
+    """The `ratio` of other's latency to one's, measured `in_turn`, and their `batches`; UsageError as `latency`."""
+    both = [_loaded(subject) for subject in (one, other)]
+    calls = [partial(engine.run, images) for engine, images in both]
+    for call in calls:
+        warm_up(call)
+    return {"ratio": in_turn(*calls), "batches": [len(images) for _, images in both]}
+
+
+def in_turn(one: Callable[[], object], other: Callable[[], object]) -> float:
+    """How many times as long `other` takes: the median, over `TURNS`, of the ratio of the medians of two turns that
+    follow one another, either call's first in every second pair."""
+
+    def turn(call: Callable[[], object]) -> float:
+        call()  # the other's turn has cooled the caches, and sent this one's threads to sleep
+        return float(np.median(timed(call, seconds=TURN, least=2)[0]))
+
+    ratios: list[float] = []
+    start = time.monotonic()
+    while len(ratios) < TURNS and (len(ratios) < 5 or time.monotonic() - start < LONGEST):
+        if len(ratios) % 2 == 0:
+            base = turn(one)
+            ratios.append(turn(other) / base)
+        else:
+            ratios.append(turn(other) / turn(one))
+    return float(np.median(ratios))
 
 
 def warm_up(call: Callable[[], object]) -> tuple[int, bool, float]:
@@ -206,15 +242,24 @@ def profile(subject: Subject) -> dict[str, Any]:
     return {"layers": [asdict(one) for one in found], "batch": batches[0]}
 
 
-TASKS = {"latency": latency, "throughput": throughput, "under_load": under_load, "profile": profile}
+TASKS: dict[str, Callable[..., dict[str, Any]]] = {
+    "latency": latency,
+    "thorough": partial(latency, thorough=True),
+    "ratio": ratio,
+    "throughput": throughput,
+    "under_load": under_load,
+    "profile": profile,
+}
 
 
-def main(task: str, request: str) -> None:
-    """One engine, one line of JSON: what one of `TASKS` found, or the error."""
+def main(task: str, *requests: str) -> None:
+    """One line of JSON: what one of `TASKS` found with the engines that it takes, or the error."""
+
+    def subject(request: str) -> Subject:
+        asked = json.loads(request)
+        return Subject(**{**asked, "path": Path(asked["path"]), "target": Target.parse(asked["target"])})
 
     def work() -> dict[str, Any]:
-        asked = json.loads(request)
-        subject = Subject(**{**asked, "path": Path(asked["path"]), "target": Target.parse(asked["target"])})
-        return TASKS[task](subject)
+        return TASKS[task](*map(subject, requests))
 
     processes.answer(work)

@@ -1,14 +1,13 @@
 """How often the gate cries wolf, and how often it hears one: the same engine twice, and one that is 5 % slower.
 
     python pipelines/benchmarks/gate.py                                      simulated timings, seconds
-    python pipelines/benchmarks/gate.py c20.onnx --target onnxruntime:cpu --runs 200 --raw FILE.jsonl     an engine
+    python pipelines/benchmarks/gate.py resnet8.onnx --target onnxruntime:cpu --runs 200 --raw FILE.jsonl    an engine
 
-Both go through the code of `edgeres check` (`edgeres.gate.compare`, two reports of PROCESSES processes each, one made
-after the other) and of `edgeres check --ab` (`edgeres.ab.decide`), with a limit of LIMIT %. Prints Markdown.
-
-Simulated: see `timings`. Real: the engine in a fresh (forked) process a round, beside one process that burns a core at
-random times; a timed call is 20 calls of the engine, that of the slower one 21. Finished comparisons are kept in the
-raw file: started again, it goes on.
+Simulated: `edgeres check` (`edgeres.gate.compare`, two reports of PROCESSES processes each, one made after the other)
+and `edgeres check --ab` (`edgeres.ab.decide`, whose rounds are taken for processes that follow one another), with a
+limit of LIMIT %; see `timings`. Real: `check --ab`, a fresh (forked) process a round, which measures as edgeres does
+(`edgeres.measure.child.in_turn`), beside one that burns a core at random times; a timed call is 20 calls of the engine,
+that of the slower one 21. Finished comparisons are kept in the raw file: started again, it goes on. Prints Markdown.
 """
 
 import argparse
@@ -17,7 +16,7 @@ import multiprocessing
 import random
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from itertools import count
 from pathlib import Path
@@ -26,12 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres import ab, engines, gate, machine
+from edgeres.measure import child
 from edgeres.schema import Cell, Latency, Machine, Model, Report
 from edgeres.types import Precision, Target
 
 LIMIT, SLOWER = 2.5, 1.05
 PROCESSES = 10
-CALLS, INNER, WARMUP = 5, 20, 1
+INNER = 20
 BURST, PAUSE = 0.1, 1.0
 """Mean seconds that the other process burns, and rests."""
 REPORTS = (
@@ -98,8 +98,8 @@ def check(base: Rounds, head: Rounds, limit: float = LIMIT) -> tuple[str, int]:
     return str(verdict.outcome), len(head)
 
 
-def check_ab(pairs: Iterator[tuple[float, float]]) -> tuple[str, int]:
-    found = ab.decide(pairs, LIMIT)
+def check_ab(ratios: Iterable[float]) -> tuple[str, int]:
+    found = ab.decide(ratios, LIMIT)
     return str(found.outcome), found.rounds
 
 
@@ -118,61 +118,55 @@ def simulated(runs: int) -> dict[str, list[tuple[str, int]]]:
                 add(f"{name}, {kind}", check(base, head, limit))
             medians = np.median(timings(generator, 2 * ab.LOOKS[-1]), axis=1).reshape(-1, 2)
             medians[1::2] = medians[1::2, ::-1]
-            add(f"check --ab, unsteady machine, {kind}", check_ab(iter(medians * [1.0, SLOWER**worse])))
+            add(f"check --ab, unsteady machine, {kind}", check_ab(medians[:, 1] / medians[:, 0] * SLOWER**worse))
     return found
 
 
 def real(engine: Path, target: Target, threads: int, runs: int, raw: Path) -> dict[str, list[tuple[str, int]]]:
     done = [json.loads(line) for line in raw.read_text().splitlines()] if raw.exists() else []
     import_module(target.backend)  # once, for all the processes that are forked
+    child.WARM_WINDOW, child.TURNS, child.TURN = 2, 10, 0.0
     context = multiprocessing.get_context("fork")
     burner = context.Process(target=burn, daemon=True)
     burner.start()
 
-    def one(slow: bool) -> NDArray[np.float64]:
-        receiver, sender = context.Pipe(duplex=False)
-        child = context.Process(target=measured, args=(sender, engine, target, threads, INNER + slow))
-        child.start()
-        sender.close()
-        try:
-            return np.array(receiver.recv())
-        finally:
-            child.join()
-
-    def pairs(slow: bool) -> Iterator[tuple[float, float]]:
+    def ratios(slow: bool) -> Iterator[float]:
         for turn in count():
-            order = (False, slow) if turn % 2 == 0 else (slow, False)
-            first, second = (float(np.median(one(which))) for which in order)
-            yield (first, second) if turn % 2 == 0 else (second, first)
+            receiver, sender = context.Pipe(duplex=False)
+            calls = (INNER, INNER + slow)[:: -1 if turn % 2 else 1]
+            process = context.Process(target=measured, args=(sender, engine, target, threads, calls))
+            process.start()
+            sender.close()
+            found = receiver.recv()
+            process.join()
+            yield 1 / found if turn % 2 else found
 
     for run in range(len(done), runs):
-        outcomes: dict[str, tuple[str, int]] = {}
-        for kind, slow in (("A/A", False), ("A/B", True)):
-            base, head = ([one(which) for _ in range(PROCESSES)] for which in (False, slow))
-            outcomes[f"check, {kind}"] = check(base, head)
-            outcomes[f"check --ab, {kind}"] = check_ab(pairs(slow))
-        done.append(outcomes)
+        done.append({f"check --ab, {kind}": check_ab(ratios(slow)) for kind, slow in (("A/A", False), ("A/B", True))})
         with raw.open("a") as file:
-            file.write(json.dumps(outcomes) + "\n")
-        print(f"{run + 1} of {runs}: {outcomes}", file=sys.stderr, flush=True)
+            file.write(json.dumps(done[-1]) + "\n")
+        print(f"{run + 1} of {runs}: {done[-1]}", file=sys.stderr, flush=True)
     burner.kill()
     return {name: [outcomes[name] for outcomes in done[:runs]] for name in done[0]}
 
 
 def measured(
-    sender: "multiprocessing.connection.Connection", engine: Path, target: Target, threads: int, inner: int
+    sender: "multiprocessing.connection.Connection", engine: Path, target: Target, threads: int, calls: tuple[int, int]
 ) -> None:
-    """In a process of its own: milliseconds of CALLS timed calls, of `inner` calls of the engine each."""
-    loaded = engines.load(engine, target, threads)
-    shape = (1, *(side or 1 for side in loaded.input_shape[1:]))
-    images = np.random.default_rng(0).standard_normal(shape, np.float32)
-    samples = []
-    for _ in range(WARMUP + CALLS):
-        start = time.perf_counter_ns()
-        for _ in range(inner):
-            loaded.run(images)
-        samples.append((time.perf_counter_ns() - start) / 1e6)
-    sender.send(samples[WARMUP:])
+    """In a process of its own: the ratio of two engines, of which so many calls are timed as one."""
+
+    def many(number: int) -> Callable[[], None]:
+        loaded = engines.load(engine, target, threads)
+        images = child.pixels(loaded, 1)
+
+        def call() -> None:
+            for _ in range(number):
+                loaded.run(images)
+
+        child.warm_up(call)
+        return call
+
+    sender.send(child.in_turn(*map(many, calls)))
 
 
 def burn() -> None:

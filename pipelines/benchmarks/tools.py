@@ -21,7 +21,8 @@ from cost import Cost, run
 from numpy.typing import NDArray
 
 from edgeres import onnx_io, store
-from edgeres.data import ImageSet, batches, open_images, prepare
+from edgeres.data import ImageSet, batches, open_images
+from edgeres.pixels import prepare
 from edgeres.quantization import quantize as quantizer
 from edgeres.quantization import ranges
 from edgeres.quantization.schemes import SCHEMES

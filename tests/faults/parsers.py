@@ -158,7 +158,7 @@ def _image(path: Path) -> object:
 
 
 def _classes(path: Path) -> object:
-    from edgeres.cli.convert import _lines
+    from edgeres.cli.export import _lines
 
     return _lines(path)
 
@@ -246,6 +246,11 @@ def make(folder: Path) -> None:
     quantize(own, stats, folder / "int8.onnx", scheme="onnxruntime")
     evaluate.evaluate(own, HERE, images, folder / "predictions.npz")
     engines.build(own, Target("openvino", "cpu"), folder / "engine.blob")
+    make_foreign(own, folder)
+
+
+def make_foreign(own: Path, folder: Path) -> None:
+    """Write a network as if it were someone else's, with its weights beside it."""
     theirs = onnx.load(own)
     del theirs.metadata_props[:]
     onnx.save(theirs, folder / "theirs.onnx", save_as_external_data=True, location="theirs.bin", size_threshold=4096)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import fuzz
 import pytest
-from parsers import PARSERS, beside, make_light
+from parsers import PARSERS, beside, make_foreign, make_light
 
 CASES = 20
 LIGHT = (
     *("recipe (.toml)", "report, baseline (.json)", "sidecar (.json)", "trials (.jsonl)", "figures of maps (.json)"),
     *("images (.npz)", "manifest (.csv)", "class names (.txt)", "images, each format"),
 )
-HEAVY = ("ONNX, own", "statistics (.stats)")
+HEAVY = ("ONNX, own", "ONNX, foreign", "external data", "statistics (.stats)")
 """Those whose files are made from the network that other tests use."""
 
 
@@ -32,6 +32,7 @@ def test_spoilt_files_are_refused_or_read(
     if name in HEAVY:
         shutil.copy(request.getfixturevalue("exported"), whole / "model.onnx")
         shutil.copy(request.getfixturevalue("calibrated"), whole / "model.stats")
+        make_foreign(whole / "model.onnx", whole)
     parser = PARSERS[name]
     seeds = [(whole / one).read_bytes() for one in parser.seeds]
     answers = []

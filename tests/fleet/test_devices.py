@@ -23,6 +23,9 @@ def test_a_device_is_added_listed_revoked_and_removed(capsys: pytest.CaptureFixt
     assert not Path("certificates").exists()
     assert cli.main(["devices", "init"]) == 0
     assert cli.main(["devices", "add", "pi", "--agent"]) == 0
+    assert "pi added" in capsys.readouterr().out
+    assert cli.main(["devices", "add", "pi", "--agent", "--label", "desk"]) == 0
+    assert "pi changed" in capsys.readouterr().out
     assert sorted(path.name for path in Path("certificates").iterdir() if path.is_dir()) == [
         *("client", "nano", "pi", "scheduler")
     ]
@@ -44,6 +47,7 @@ def test_what_is_no_device_is_refused_before_anything_is_written(capsys: pytest.
     assert cli.main(["devices", "add", "scheduler", "host"]) == 2
     assert cli.main(["devices", "add", "nano"]) == 2
     assert cli.main(["devices", "add", "nano", "host", "-t", "cpu"]) == 2
+    assert cli.main(["devices", "add", "nano", "host", "-t", "onxruntime:cpu"]) == 2
     assert not Path("devices.toml").exists()
     assert cli.main(["devices", "list"]) == 2
     assert "devices add" in capsys.readouterr().err

@@ -66,8 +66,7 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Near:
     monkeypatch.setattr(jobs, "SLOWER", np.inf)  # this machine may have other work
     for name, value in {"SAMPLES": 5, "SECONDS": 0.0, "WARM_LONGEST": 0.05, "THROUGHPUT_SECONDS": 0.0}.items():
         monkeypatch.setattr(child, name, value)
-    here = {"latency": child.latency, "throughput": child.throughput}
-    monkeypatch.setattr(measuring, "_in_a_process", lambda task, subject: here[task](subject))
+    monkeypatch.setattr(measuring, "_in_a_process", lambda task, subject: child.TASKS[task](subject))
     return Near()
 
 

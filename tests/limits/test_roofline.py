@@ -167,7 +167,8 @@ def test_a_built_engine_and_a_wrong_picture_are_refused(exported: Path, tmp_path
         roofline.roofline(Subject(tmp_path / "x.blob", Target("openvino", "cpu")))
     common = ["bench", str(exported), "--target", "onnxruntime:cpu"]
     assert cli.main([*common, "--roofline", "-o", str(tmp_path / "x.png")]) == 2
-    assert cli.main([*common, "--roofline", "--p99", "20"]) == 2
+    for asked in (["--roofline", "--p99", "20"], ["--roofline", "--rounds", "2"], ["--p99", "20", "--batch", "4"]):
+        assert cli.main([*common, *asked]) == 2
 
 
 def test_a_runtime_without_a_clock_says_so(tmp_path: Path) -> None:
