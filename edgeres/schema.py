@@ -3,13 +3,19 @@
 What can be derived (speed-up, drop) is not stored: see `edgeres.report.table`.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from edgeres.types import Precision, Task
 
 SCHEMA: Literal["edgeres.report/2"] = "edgeres.report/2"
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0, le=1 << 53)]
+"""At most what JSON's readers hold exactly."""
+Positive = Annotated[int, Field(ge=1, le=1 << 53)]
 
 
 class Part(BaseModel):
@@ -21,8 +27,8 @@ class Part(BaseModel):
 class Throughput(Part):
     """Images a second with `streams` calls under way at once, `batch` images each."""
 
-    batch: int = Field(ge=1)
-    streams: int = Field(ge=1)
+    batch: Positive
+    streams: Positive
     images_per_second: float
 
 
@@ -39,19 +45,19 @@ class Latency(Part):
     device_p50: float | None = None
     """Of the device alone, without the way to it and back: what the runtime tells, or of calls with all in place; None
     where there is neither."""
-    batch: int = Field(ge=1)
+    batch: Positive
     throughput: float
     """Images a second, one call after the other."""
     samples: list[float]
     """Every timed call, milliseconds, in order."""
-    rounds: list[int] = []
+    rounds: list[Count] = []
     """How many of the samples each process gave, in order."""
     throughputs: list[Throughput] = []
     peak_rss_mb: float | None = None
     """Largest resident memory of a measuring process, MB; None where the system does not tell."""
     energy_mj: float | None = None
     """Millijoules an image, of the processor or the device; None where the machine has no meter."""
-    warmup: int
+    warmup: Count
     """Calls made before the first that counts."""
     stable: bool
     notes: list[str] = []
@@ -74,33 +80,33 @@ class McNemar(Part):
     """Of INT8 against FP32 on the same images: those that only FP32 had right, those that only INT8 has, and the exact
     two-sided probability of a difference as large where neither is better."""
 
-    lost: int
-    gained: int
-    p: float
+    lost: Count
+    gained: Count
+    p: Share
 
 
 class ClassAccuracy(Part):
     """Top-1 of the images of one class, and of FP32 on them (None for the reference itself)."""
 
     name: str
-    images: int = Field(ge=1)
-    top1: float
-    reference: float | None = None
+    images: Positive
+    top1: Share
+    reference: Share | None = None
 
 
 class Accuracy(Part):
     """On `images` labelled images; shares are 0 to 1; intervals are 95 %, Wilson."""
 
-    images: int = Field(ge=1)
+    images: Positive
     dataset: str
     """Digest of the image set."""
-    top1: float
-    top1_interval: tuple[float, float]
-    top5: float | None = None
+    top1: Share
+    top1_interval: tuple[Share, Share]
+    top5: Share | None = None
     """None where the model has five classes or fewer."""
-    agreement: float | None = None
+    agreement: Share | None = None
     """Share of images with the same top-1 as the FP32 model; None for the reference itself."""
-    agreement_interval: tuple[float, float] | None = None
+    agreement_interval: tuple[Share, Share] | None = None
     mcnemar: McNemar | None = None
     flipped: list[Flip] = []
     classes: list[ClassAccuracy] = []
@@ -124,7 +130,7 @@ class Score(Part):
     """FP32's on the same images; None for FP32 itself, and where `value` itself tells a difference to FP32."""
     interval: tuple[float, float] | None = None
     """95 %, bootstrap over the images: of `value - reference`, paired, or of `value` where there is no reference."""
-    images: int = Field(ge=1)
+    images: Positive
     dataset: str
     """Digest of the image set."""
     higher_is_better: bool = True
@@ -140,9 +146,9 @@ class LayerPrecision(Part):
     name: str
     precision: str
     kernel: str
-    macs: int | None = None
+    macs: Count | None = None
     """Multiply-accumulates for one image; None where it has none or they are not known."""
-    weight_bytes: int | None = None
+    weight_bytes: Count | None = None
 
 
 class LayerError(Part):
@@ -167,7 +173,7 @@ class Cell(Part):
     """Why it is not measured, and what to do next."""
     engine: str | None = None
     """File name below the run folder."""
-    size: int | None = None
+    size: Count | None = None
     """Bytes on disk."""
     digest: str | None = None
     """SHA-256 of the engine."""
@@ -195,7 +201,7 @@ class Machine(Part):
     system: str
     architecture: str
     cpu: str
-    cores: int
+    cores: Count
     memory_gib: float
     features: list[str] = []
     """Instruction sets that decide how INT8 runs: avx2, avx512_vnni, avx_vnni, amx_int8, asimddp, i8mm."""
@@ -213,7 +219,7 @@ class Model(Part):
 
     arch: str
     task: Task = "classification"
-    classes: int
+    classes: Count
     """How many outputs: classes, labels, values, dimensions of a vector."""
     digest: str
     """SHA-256 of the FP32 ONNX file."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from edgeres import store
+from edgeres import gate, store
 from edgeres.errors import InputError, UsageError
 from edgeres.schema import SCHEMA, Report
 
@@ -29,7 +29,12 @@ def load(path: Path) -> Report:
             "make the report again, and a baseline with `edgeres baseline accept`."
         )
     try:
-        return Report.model_validate_json(store.read(file, store.TEXT))
+        found = Report.model_validate_json(store.read(file, store.TEXT))
+        for rule, limit in found.rules.items():
+            gate.read(rule, limit)
+        return found
+    except UsageError as error:
+        raise InputError(f"{file}: {error}") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(map(str, first["loc"])) or "the whole"

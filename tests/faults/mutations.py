@@ -104,7 +104,7 @@ def tree(random: Random, content: bytes) -> bytes:
         elif kind == 3:
             holder[key] = deepcopy(random.choice(places)[0])
         else:
-            holder[key] = random.choice(VALUES)
+            holder[key] = deepcopy(random.choice(VALUES))
     return json.dumps(made).encode()
 
 

@@ -97,7 +97,9 @@ def paired(right: int, lost: int, gained: int, exact: int = 545, images: int = 6
         "flipped": [flip(number, number >= lost) for number in range(lost + gained)],
         "classes": [
             ClassAccuracy(name="functional", images=451, top1=0.905, reference=0.9),
-            ClassAccuracy(name="defective", images=205, top1=(right - 408) / 205, reference=(exact - 406) / 205),
+            ClassAccuracy(
+                name="defective", images=205, top1=max(0, right - 408) / 205, reference=max(0, exact - 406) / 205
+            ),
         ],
         "images_per_second": 88.4,
     }
