@@ -37,7 +37,7 @@ class Trials:
         try:
             for line in whole.splitlines():
                 self._take(json.loads(line))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise InputError(f"{path} holds a line that is no trial ({error}); remove the file.") from None
 
     def _take(self, line: Mapping[str, Any]) -> None:
