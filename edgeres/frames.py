@@ -69,7 +69,7 @@ def fold(model: onnx.ModelProto, preprocess: Preprocess, frame: Frame, *, unsign
     if not np.array_equal(order, RGB):
         pixels = add("Gather", [pixels, constant("frame.order", order)], "frame.rgb", axis=1)
     if levels:
-        around, constants = bordered(pixels, levels.pads, levels.border, (height.dim_value, width.dim_value))
+        around, constants = bordered(pixels, levels.pads, levels.border)
         nodes += around
         graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in constants.items())
         for reader in network.consumers[levels.nodes[-1].output[0]]:
@@ -94,32 +94,27 @@ def fold(model: onnx.ModelProto, preprocess: Preprocess, frame: Frame, *, unsign
 
 
 def bordered(
-    pixels: str, pads: tuple[int, int, int, int], colours: NDArray[np.uint8], size: tuple[int, int]
+    pixels: str, pads: tuple[int, int, int, int], colours: NDArray[np.uint8]
 ) -> tuple[list[NodeProto], dict[str, NDArray[Any]]]:
-    """Nodes and constants that pad `pixels`, uint8 (N, C, *size), at the top, left, bottom and right with the `colours`
+    """Nodes and constants that pad `pixels`, uint8 (N, C, H, W), at the top, left, bottom and right with the `colours`
     (C,); nothing where there is nothing to pad.
 
-    Pad knows one value for all channels: the result is the larger of its zeros and a border.
+    Pad knows one value for all channels, so each is padded by itself.
     """
     if not any(pads):
         return [], {}
     top, left, bottom, right = pads
-
-    def border(size: int, before: int, after: int) -> NDArray[np.uint8]:
-        outside = np.pad(np.zeros(size, np.uint8), (before, after), constant_values=1)
-        return colours[:, None] * outside
-
-    constants: dict[str, NDArray[Any]] = {
+    values = [f"border.{channel}" for channel in range(len(colours))]
+    planes, padded = ([f"{value}.{part}" for value in values] for part in ("plane", "padded"))
+    nodes = [helper.make_node("Split", [pixels, "border.split"], planes, "border.split", axis=1)]
+    for plane, value, name in zip(planes, values, padded, strict=True):
+        nodes.append(helper.make_node("Pad", [plane, "border.pads", value], [name], name))
+    nodes.append(helper.make_node("Concat", padded, ["border.pixels"], "border.pixels", axis=1))
+    constants = {
+        "border.split": np.ones(len(colours), np.int64),
         "border.pads": np.array([0, 0, top, left, 0, 0, bottom, right], np.int64),
-        "border.rows": border(size[0], top, bottom)[None, :, :, None],
-        "border.columns": border(size[1], left, right)[None, :, None, :],
     }
-    return [
-        helper.make_node("Pad", [pixels, "border.pads"], ["border.zeros"], "border.zeros"),
-        # Runtimes compute this of two constants once: the file need not hold it.
-        helper.make_node("Max", ["border.rows", "border.columns"], ["border"], "border"),
-        helper.make_node("Max", ["border.zeros", "border"], ["border.pixels"], "border.pixels"),
-    ], constants
+    return nodes, constants | dict(zip(values, colours, strict=True))
 
 
 def _levels(network: Network, preprocess: Preprocess) -> _Levels | None:

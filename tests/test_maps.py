@@ -117,7 +117,7 @@ def test_a_recipe_reports_the_maps_of_every_cell(
 ) -> None:
     for name in ("SECONDS", "THROUGHPUT_SECONDS", "WARM_LONGEST"):
         monkeypatch.setattr(child, name, 0.01)
-    monkeypatch.setattr(measuring, "_in_a_process", lambda task, subject: getattr(child, task)(subject))
+    monkeypatch.setattr(measuring, "_in_a_process", lambda task, subject: child.TASKS[task](subject))
     recipe = tmp_path / "backbone.toml"
     recipe.write_text(
         f"""

@@ -56,13 +56,14 @@ def convert(
 def _converted(
     proto: onnx.ModelProto, where: Path, task: Task, size: int | None, batch: int | None, opset: int
 ) -> Converted:
-    graph = _shaped(proto)
-    image, output = ends.image(graph, size, where), ends.output(graph, task, where)
+    model = _inlined(proto)
+    image = ends.image(model.graph, size, where)  # first: an image of another rank can crash onnx's shape inference
+    output = ends.output(_shaped(model), task, where)
 
     def spelled(fixed: int | None) -> Converted:
         made = simplify(proto, image, output.tensor, fixed, where)
-        model = canonical(made.model, opset, ["embedding"] if task == "embedding" else [])
-        return Converted(model, image, output, made.normalisation, fixed, _outputs(model, where))
+        written = canonical(made.model, opset, ["embedding"] if task == "embedding" else [])
+        return Converted(written, image, output, made.normalisation, fixed, _outputs(written, where))
 
     free = spelled(None)
     if _any_batch(free.model, image.side):
@@ -73,11 +74,16 @@ def _converted(
     return spelled(image.batch)
 
 
-def _shaped(proto: onnx.ModelProto) -> ir.Graph:
-    """The graph as it stands, its shapes inferred."""
+def _inlined(proto: onnx.ModelProto) -> ir.Model:
+    """The model without functions, whose weights are no inputs."""
     model = ir.from_proto(proto)
     passes.InlinePass()(model)
     passes.RemoveInitializersFromInputsPass()(model)
+    return model
+
+
+def _shaped(model: ir.Model) -> ir.Graph:
+    """The graph as it stands, its shapes inferred."""
     passes.ShapeInferencePass(strict_mode=False)(model)
     return model.graph
 

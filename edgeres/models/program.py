@@ -62,9 +62,11 @@ class Program:
 
     def __init__(self, path: Path) -> None:
         """InputError where the file is damaged, or holds more than operators and tensors; MissingRuntime without
-        onnxscript."""
+        onnxscript, and where torch is older than the format that is read here."""
         if find_spec("onnxscript") is None:
             raise MissingRuntime("a .pt2 file needs onnxscript; `pip install onnxscript`.")
+        if find_spec("torch.export.pt2_archive") is None:
+            raise MissingRuntime(f"a .pt2 file needs a newer torch than {torch.__version__}; `pip install -U torch`.")
         with _reading(path):
             program = load(path)
             exported = torch.onnx.export(program, dynamo=True, verbose=False)

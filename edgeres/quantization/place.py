@@ -122,8 +122,7 @@ class _Writer:
         colours = np.clip(np.rint(mean / scale) + point, 0, 255).astype(np.uint8)[FOUR]
         sides = graph.weights.get(PADS, np.zeros(8, np.int64))
         top, left, bottom, right = (int(side) for side in (*sides[2:4], *sides[6:]))
-        _, _, height, width = graph.shapes[image]
-        around, constants = bordered(four, (top, left, bottom, right), colours, (height, width))
+        around, constants = bordered(four, (top, left, bottom, right), colours)
         names = [f"{LEVELS}.{part}" for part in ("shift", "steps", "zeros", "order", "scale", "zero_point")]
         shifted = ((mean + scale * point) / std).reshape(1, -1, 1, 1)
         values = (shifted, scale / std, np.zeros(len(std), np.uint8), FOUR, scale, point)

@@ -94,7 +94,8 @@ class TensorStatistics:
         """Whether these are what `of` can give: a file may hold anything."""
         whole = all(values.dtype == np.int64 for values in (self.counts, self.sums)) and self.images > 0
         shaped = self.counts.shape == (2 * BINS,) and self.sums.shape == self.peaks.shape == (len(self.sums),)
-        finite = np.isfinite([self.low, self.high]).all() and np.isfinite(self.peaks).all() and self.low <= self.high
+        most = float(np.finfo(np.float32).max)
+        finite = -most <= self.low <= self.high <= most and np.isfinite(self.peaks).all()
         scaled = _SMALLEST <= self.exponent <= 128
         return bool(whole and shaped and finite and scaled and self.counts.min() >= 0 < self.counts.sum())
 

@@ -38,7 +38,7 @@ from edgeres.types import Target
 RUNTIMES = {name: Target(name, "cpu") for name in ("onnxruntime", "openvino")}
 RTX = Target("tensorrt-rtx", "sm86")
 TOGETHER = 8
-ROUNDS = 3
+ROUNDS = 2
 COLUMNS = (
     ["architecture", "layers", "parity", "of the largest logit", "top-1 as torch", "MB FP32", "MB INT8"]
     + [f"{name} {what}" for name in ("ORT", "OpenVINO") for what in ("agreement", "SQNR", "p50 FP32", "p50 INT8")]
