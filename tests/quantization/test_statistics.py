@@ -1,5 +1,6 @@
 """Histograms against numpy's, exact merging, and the file they are kept in."""
 
+from dataclasses import replace
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -187,3 +188,10 @@ def test_a_damaged_file_is_an_input_error(damage: str, tmp_path: Path) -> None:
         path.write_bytes({"cut": content[:middle], "flipped": flipped, "text": b"statistics", "empty": b""}[damage])
     with pytest.raises(InputError, match=r"x\.stats is not a statistics file .*calibrate again"):
         statistics.load(path)
+
+
+@pytest.mark.parametrize("ends", [(-1e300, 1.0), (0.0, 1e39), (float("nan"), 1.0), (2.0, 1.0)])
+def test_a_range_that_float32_does_not_hold_cannot_be(ends: tuple[float, float]) -> None:
+    found = of(sample(0))
+    assert found.possible
+    assert not replace(found, low=ends[0], high=ends[1]).possible

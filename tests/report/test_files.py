@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import pydantic
 import pytest
 
 from edgeres import report as reports
@@ -74,6 +75,9 @@ def test_a_report_of_the_schema_before_is_refused_in_a_sentence(tmp_path):
         reports.load(tmp_path)
 
 
+@pytest.mark.skipif(
+    tuple(map(int, pydantic.VERSION.split(".")[:2])) < (2, 11), reason="older Pydantic spells the same schema otherwise"
+)
 def test_the_published_schema_is_current():
     """Where this fails, write `edgeres.report.make_schema()` to edgeres/report/report.schema.json."""
     assert json.loads(reports.schema()) == json.loads(reports.make_schema())
