@@ -3,9 +3,9 @@
 Two reports of two hours differ by what the machine did in them. Here each round measures both engines in one fresh
 process, a few milliseconds in turn (see `edgeres.measure.ratio`), so that what lasts longer is the same for both. A
 round gives one number, the ratio. Where the engines are alike it is as likely above 1 as below by any factor, whatever
-the noise is like: either is the first in every second round. Wilcoxon's signed-rank test asks no
-more than that: its error rate is exact and outliers do not move it (Wilcoxon, 1945, "Individual Comparisons by Ranking
-Methods"; the interval is that of Hodges and Lehmann, 1963, "Estimates of Location Based on Rank Tests").
+the noise is like, since a coin decides which is the first. Wilcoxon's signed-rank test asks no more than that: its
+error rate is exact and outliers do not move it (Wilcoxon, 1945, "Individual Comparisons by Ranking Methods"; the
+interval is that of Hodges and Lehmann, 1963, "Estimates of Location Based on Rank Tests").
 
 It is looked at after LOOKS rounds, until it is decided. Each look may be wrong in ALPHA / len(LOOKS) of the cases, so
 that all of them together call an engine slower that is not in at most ALPHA of them (Bonferroni).
@@ -15,8 +15,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import count
 from pathlib import Path
+from random import Random
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,9 +138,10 @@ def _verdict(name: str, found: Decision, limit: float) -> Verdict:
 
 
 def rounds(base: Subject, head: Subject, advance: Callable[[int], object]) -> Iterator[float]:
-    """The ratio of head's latency to base's, round after round."""
-    for turn in count():
-        yield 1 / ratio(head, base) if turn % 2 else ratio(base, head)
+    """The ratio of head's latency to base's, round after round; a coin says which of them is loaded first."""
+    coin = Random(0)
+    while True:
+        yield 1 / ratio(head, base) if coin.random() < 0.5 else ratio(base, head)
         advance(1)
 
 

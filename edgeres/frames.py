@@ -2,7 +2,7 @@
 
 Where edgeres quantized the image in its levels (`edgeres.quantization.prepare`), the first QuantizeLinear gives the
 pixels themselves: they take its place, and nothing is left to compute but the border, where the first convolution pads.
-Elsewhere the pixels are normalised in float, as `edgeres.data` does it.
+Elsewhere the pixels are normalised in float, as `edgeres.pixels` does it.
 """
 
 from dataclasses import dataclass

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from edgeres.types import Preprocess
 
 PIXELS = PIL.Image.MAX_IMAGE_PIXELS or 1 << 26
-"""Most of an image."""
+"""At most, of an image."""
 
 
 def rgb(image: PIL.Image.Image) -> PIL.Image.Image:

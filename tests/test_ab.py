@@ -35,7 +35,7 @@ def noises(runs):
     yield 0.01 * random.standard_normal(shape) + (random.random(shape) < 0.15) * random.exponential(0.5, shape)
     yield 0.06 * (random.random(shape) < 0.4) + 0.001 * random.standard_normal(shape)
     places = np.arange(2 * LOOKS[-1]).reshape(-1, 2)
-    places[1::2] = places[1::2, ::-1]  # as they are measured
+    places[1::2] = places[1::2, ::-1]
     yield 0.004 * places + 0.02 * random.standard_normal(shape)
 
 
@@ -103,7 +103,9 @@ def test_engines_take_turns_at_being_the_first(measured):
     (verdict,) = compare(Path("a.onnx"), Path("slow.onnx"), 5, "onnxruntime:cpu", threads=3)
     assert verdict.outcome is REGRESSED
     assert verdict.measured == pytest.approx(10)
-    assert [subject.path.stem for subject in measured] == ["a", "slow", "slow", "a"] * 5
+    names = [subject.path.stem for subject in measured]
+    assert sorted(names) == ["a"] * 10 + ["slow"] * 10
+    assert 3 <= names[::2].count("a") <= 7, "a coin says which is loaded first"
     assert {(str(subject.target), subject.threads) for subject in measured} == {("onnxruntime:cpu", 3)}
     assert compare(Path("slow.onnx"), Path("a.onnx"), 5, "onnxruntime:cpu")[0].outcome is PASSED
 

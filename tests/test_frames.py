@@ -71,8 +71,9 @@ def test_int8_logits_are_those_of_the_float_file_to_the_bit(
 def test_int8_pixels_are_the_levels_and_meet_no_float(scheme: str, files: dict[str, Path]) -> None:
     nodes = folded(files[scheme]).graph.node
     first = next(index for index, node in enumerate(nodes) if node.op_type == "DequantizeLinear")
-    four = ["Gather"] if scheme == "onnxruntime" else []
-    assert [node.op_type for node in nodes[:first]] == ["Transpose", *four, "Pad", "Max", "Max"]
+    four = scheme == "onnxruntime"
+    border = ["Split", *(3 + four) * ["Pad"], "Concat"]
+    assert [node.op_type for node in nodes[:first]] == ["Transpose", *four * ["Gather"], *border]
     assert nodes[first].input[0] == nodes[first - 1].output[0]
 
 

@@ -345,13 +345,29 @@ def test_what_slows_the_machine_for_longer_than_a_turn_slows_both_of_two_engines
         return call
 
     assert module.in_turn(engine(5.0), engine(5.5)) == pytest.approx(1.1)
-    assert len(list(groupby(order))) == module.TURNS + 1, "A B, B A, A B, ...: either is the first as often"
+    assert len(list(groupby(order))) == 2 * module.FOURS + 1, "A B B A A B B A ..."
+
+
+def test_what_a_turn_leaves_behind_falls_out(clock: Callable[[Iterable[float]], Clock]) -> None:
+    """The calls of an engine are slower for a whole turn behind the other's."""
+    made = clock(())
+    last: list[float] = []
+
+    def engine(milliseconds: float) -> Callable[[], None]:
+        def call() -> None:
+            cold = milliseconds not in last[-6:-3]
+            last.append(milliseconds)
+            made.now += milliseconds * (1.3 if cold else 1)
+
+        return call
+
+    assert module.in_turn(engine(5.0), engine(5.5)) == pytest.approx(1.1)
 
 
 def test_slow_engines_get_fewer_turns(clock: Callable[[Iterable[float]], Clock]) -> None:
     made = clock(repeat(1000.0))
     assert module.in_turn(made.call, made.call) == 1
-    assert made.calls == 5 * 2 * 3
+    assert made.calls == (1 + 3 * 4) * 3
 
 
 def test_engines_of_two_batches_do_not_compare(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,6 +382,27 @@ def test_engines_of_two_batches_do_not_compare(monkeypatch: pytest.MonkeyPatch) 
 
 def test_two_engines_are_measured_in_one_process(exported: Path) -> None:
     assert 0.2 < measuring.ratio(Subject(exported, CPU, threads=1), Subject(exported, CPU, threads=1)) < 5
+
+
+def test_the_ratio_is_the_second_engines_to_the_first(
+    clock: Callable[[Iterable[float]], Clock], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = clock(())
+
+    class Scripted:
+        def __init__(self, milliseconds: float) -> None:
+            self.milliseconds = milliseconds
+
+        def run(self, images: Any) -> None:
+            made.now += self.milliseconds
+
+    both = {"a": (Scripted(5.0), np.zeros(1)), "b": (Scripted(5.5), np.zeros(4))}
+    monkeypatch.setattr(module, "_loaded", lambda subject: both[subject.path.name])
+    found = module.ratio(Subject(Path("a"), CPU), Subject(Path("b"), CPU))
+    assert found == {"ratio": pytest.approx(1.1), "batches": [1, 4]}
+
+
+def test_an_engine_that_is_gone_is_named(exported: Path) -> None:
     with pytest.raises(UsageError, match=r"gone\.onnx"):
         measuring.ratio(Subject(exported, CPU), Subject(exported.with_name("gone.onnx"), CPU))
 

@@ -1,4 +1,4 @@
-"""Commands that take what others made: export, regions."""
+"""Commands before quantization: export, regions."""
 
 from collections.abc import Mapping
 from dataclasses import asdict

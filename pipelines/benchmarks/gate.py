@@ -5,7 +5,7 @@
 
 Simulated: `edgeres check` (`edgeres.gate.compare`, two reports of PROCESSES processes each, one made after the other)
 and `edgeres check --ab` (`edgeres.ab.decide`, whose rounds are taken for processes that follow one another), with a
-limit of LIMIT %; see `timings`. Real: `check --ab`, a fresh (forked) process a round, which measures as edgeres does
+limit of LIMIT %; see `timings`. Real: `check --ab`, a fresh (forked) process a round, with fewer and shorter turns
 (`edgeres.measure.child.in_turn`), beside one that burns a core at random times; a timed call is 20 calls of the engine,
 that of the slower one 21. Finished comparisons are kept in the raw file: started again, it goes on. Prints Markdown.
 """
@@ -125,7 +125,7 @@ def simulated(runs: int) -> dict[str, list[tuple[str, int]]]:
 def real(engine: Path, target: Target, threads: int, runs: int, raw: Path) -> dict[str, list[tuple[str, int]]]:
     done = [json.loads(line) for line in raw.read_text().splitlines()] if raw.exists() else []
     import_module(target.backend)  # once, for all the processes that are forked
-    child.WARM_WINDOW, child.TURNS, child.TURN = 2, 10, 0.0
+    child.WARM_WINDOW, child.FOURS, child.TURN = 2, 5, 0.0
     context = multiprocessing.get_context("fork")
     burner = context.Process(target=burn, daemon=True)
     burner.start()
@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("--target", default="onnxruntime:cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--raw", type=Path, default=Path("build/gate.jsonl"))
+    parser.add_argument("--raw", type=Path, default=Path("build/gate.ab.jsonl"))
     options = parser.parse_args()
     heading = f"A/B is {SLOWER - 1:.0%} slower, the limit is {LIMIT} %."
     if options.engine is None:

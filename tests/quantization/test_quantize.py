@@ -101,8 +101,11 @@ class Written:
     def backs(self, tensor: str) -> list[onnx.NodeProto]:
         """What reads a quantized tensor, seen through what gives pixels a border and a fourth channel."""
         readers = [node for node in self.nodes if tensor in node.input]
-        moved = [node for node in readers if node.op_type in ("Gather", "Pad", "Max")]
-        return [node for node in readers if node not in moved] + [one for n in moved for one in self.backs(n.output[0])]
+        moved = [node for node in readers if node.op_type in ("Gather", "Split", "Pad", "Concat")]
+        found = [node for node in readers if node not in moved]
+        for one in (one for node in moved for name in node.output for one in self.backs(name)):
+            found += [one] if one not in found else []
+        return found
 
     def layers(self) -> dict[str, list[onnx.NodeProto | None]]:
         """What gives the input, the weight and the bias of each layer; None for a constant."""
