@@ -133,6 +133,7 @@ def bench(
         return
     from edgeres import loadgen
     from edgeres.data import open_images
+    from edgeres.loadgen.scenarios import OFFICIAL_SECONDS, SERVER_MS
 
     logs = out or engine.with_name(f"{engine.name}.{scenario}")
     images = open_images(data) if data else None
@@ -140,7 +141,7 @@ def bench(
         raise UsageError("--reference needs labelled images; give them as --data.")
     if reference:
         _same_network(reference, engine)
-    least, most = seconds or loadgen.OFFICIAL_SECONDS, bound or loadgen.SERVER_MS
+    least, most = seconds or OFFICIAL_SECONDS, bound or SERVER_MS
     progress().say(f"{scenario}, {least:g} s at least")
     result = loadgen.run(subject, scenario, logs, images, seconds=least, qps=qps, bound_ms=most)
     kept = loadgen.quality(subject, reference, scenario, images, logs) if reference and images else None

@@ -99,7 +99,7 @@ def ratio(one: Subject, other: Subject) -> dict[str, Any]:
 def in_turn(one: Callable[[], object], other: Callable[[], object]) -> float:
     """How many times as long `other` takes: the median, over `FOURS` of turns A B B A, of the ratio of the geometric
     means of B's two medians and A's. In each four either has one turn behind the other's and one behind its own, so
-    that what a turn leaves behind falls out. Of calls longer than some 0.3 s fewer fours, three at least."""
+    that what a turn leaves behind falls out. Of slow calls fewer fours, three at least."""
 
     def turn(call: Callable[[], object]) -> float:
         call()  # the other's turn has cooled the caches, and sent this one's threads to sleep
