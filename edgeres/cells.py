@@ -162,7 +162,7 @@ class _Work:
                 for cell in cells
             ]
             with self.progress.step(f"measure {cells[0].target}", (bench.rounds + 1) * len(cells)) as advance:
-                found = measure(subjects, bench.rounds, advance, thorough=True)
+                found = measure(subjects, bench.rounds, advance, in_place=True, throughputs=True)
             named = {cell.engine: one for cell, one in zip(cells, found, strict=True)}
             content = {k: {"latency": v.latency.model_dump(), "properties": v.properties} for k, v in named.items()}
             path.write_text(json.dumps(content, indent=2), encoding="utf-8")

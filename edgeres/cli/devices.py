@@ -58,15 +58,14 @@ def add(
     from edgeres.fleet import inventory as inventories
     from edgeres.types import Target
 
-    for one in target or []:
-        backends.find(Target.parse(one))
-    known = inventories.read(inventory).devices if inventory.exists() else {}
     keys = {"address": address, "targets": target or [], "labels": label or [], "python": python}
     made = inventories.device({"name": name, "reach": "agent" if agent else "ssh", **keys})
-    inventories.put(inventory, made)
+    for one in made.targets:
+        backends.find(Target.parse(one))
+    known = inventories.put(inventory, made)
     folder = _folder(inventory, certificates)
     own = step.issue(folder, name) if (folder / step.CA).exists() else None
-    text = f"{inventory}: {name} {'changed' if name in known else 'added'}"
+    text = f"{inventory}: {name} {'changed' if known else 'added'}"
     text += f", its certificate is in {own}" if own else ""
     show(text, {**made.model_dump(mode="json"), "certificate": str(own) if own else None}, as_json)
 

@@ -127,7 +127,7 @@ def bench(
             raise UsageError("--data, --reference, --out, --seconds, --qps and --bound go with a --scenario; name one.")
         rounds = rounds or measure.ROUNDS
         with progress().step(f"measure {target}", rounds + 1) as advance:
-            (found,) = measure.measure([subject], rounds, advance, thorough=True)
+            (found,) = measure.measure([subject], rounds, advance, in_place=True, throughputs=True)
         values = {**found.latency.model_dump(), "properties": found.properties}
         show(f"{engine} on {target}\n{text(found)}", values, as_json)
         return

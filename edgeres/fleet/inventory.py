@@ -116,11 +116,12 @@ def device(keys: Mapping[str, Any]) -> Device:
         raise UsageError(f"{place}: {first['msg'].removeprefix('Value error, ')}.") from None
 
 
-def put(path: Path, device: Device) -> None:
-    """Add a device, or replace the tables of the one that has its name; the file is made where there is none."""
+def put(path: Path, device: Device) -> bool:
+    """Add a device, or replace the tables of the one that has its name, and whether there was one; the file is made
+    where there is none."""
     with store.changing(path):
         text = _text(path) if path.exists() else ""
-        _write(path, text, _edit(text, (device.name,), _tables(device)), device.name)
+        return _write(path, text, _edit(text, (device.name,), _tables(device)), device.name)
 
 
 def put_found(path: Path, name: str, found: Found) -> None:
@@ -182,12 +183,13 @@ def _edit(text: str, keys: tuple[str, ...], table: str) -> str:
     return "\n\n".join(piece for piece in pieces if piece) + "\n"
 
 
-def _write(path: Path, old: str, new: str, name: str) -> None:
-    """Write the new text, having made sure that nothing but the device `name` differs."""
+def _write(path: Path, old: str, new: str, name: str) -> bool:
+    """Write the new text, having made sure that nothing but the device `name` differs; whether the old text had it."""
     before, after = (_parse(text, path).devices for text in (old, new))
     if {**before, name: None} != {**after, name: None}:
         raise InputError(f"{path} cannot be changed without harm to other devices; edit {name} by hand.")
     store.write_bytes(path, new.encode())
+    return name in before
 
 
 def _tables(device: Device) -> str:

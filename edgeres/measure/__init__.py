@@ -37,10 +37,11 @@ def measure(
     rounds: int = ROUNDS,
     progress: Callable[[int], object] = lambda processes: None,
     *,
-    thorough: bool = False,
+    in_place: bool = False,
+    throughputs: bool = False,
 ) -> list[Measured]:
-    """Measure engines in turn, `rounds` fresh processes each. `thorough`: also the runtime's own part of a call where
-    that takes calls of its own, and, in one more process, throughputs.
+    """Measure engines in turn, `rounds` fresh processes each. `in_place`: also the runtime's own part of a call where
+    that takes calls of its own. `throughputs`: these, too, in one more process.
 
     `progress` is told of each process that is done. Raises what `refuse` and loading the engine raise, and EdgeresError
     where the process dies.
@@ -50,12 +51,12 @@ def measure(
     outcomes: list[list[dict[str, Any]]] = [[] for _ in subjects]
     for _ in range(rounds):
         for subject, outcome in zip(subjects, outcomes, strict=True):
-            outcome.append(_in_a_process("thorough" if thorough else "latency", subject))
+            outcome.append(_in_a_process("in_place" if in_place else "latency", subject))
             progress(1)
     found = []
     for subject, outcome in zip(subjects, outcomes, strict=True):
         rates = []
-        if thorough:
+        if throughputs:
             rates = _in_a_process("throughput", subject)["throughputs"]
             progress(1)
         found.append(summary(subject, outcome, rates))

@@ -54,17 +54,17 @@ class Subject:
     streams: int = 1
 
 
-def latency(subject: Subject, thorough: bool = False) -> dict[str, Any]:
+def latency(subject: Subject, in_place: bool = False) -> dict[str, Any]:
     """One round: `samples` and `device` (the device's own part, empty where the runtime does not tell it) in
     milliseconds, the `conditions` meanwhile, what really ran; UsageError where the engine has another fixed batch.
-    `thorough`: where the runtime tells its own part in calls of another kind alone, these are made, too."""
+    `in_place`: where the runtime tells its own part in calls of another kind alone, these are made, too."""
     engine, images = _loaded(subject)
     warmup, steady, _ = warm_up(lambda: engine.run(images))
     meter = energy.meter(subject.target.device)
     before, used = conditions.read(), meter and meter()
     samples, device = timed(lambda: engine.run(images), engine.device_ms)
     after, spent = conditions.read(), meter and meter()
-    if thorough and not device and (call := engine.in_place(images)):
+    if in_place and not device and (call := engine.in_place(images)):
         device, _ = timed(call, seconds=SECONDS / 4, least=SAMPLES // 5)
     return {
         "samples": samples,
@@ -244,7 +244,7 @@ def profile(subject: Subject) -> dict[str, Any]:
 
 TASKS: dict[str, Callable[..., dict[str, Any]]] = {
     "latency": latency,
-    "thorough": partial(latency, thorough=True),
+    "in_place": partial(latency, in_place=True),
     "ratio": ratio,
     "throughput": throughput,
     "under_load": under_load,

@@ -87,7 +87,7 @@ def main() -> None:
             subject = Subject(model, Target.parse(name), options.batch, options.threads)
             found = []
             for turn in range(options.rounds):
-                (ours,) = measure([subject], rounds=1, thorough=True)
+                (ours,) = measure([subject], rounds=1, in_place=True)
                 theirs = tool(model, [options.batch, *sides], options.threads, options.seconds)
                 found.append((ours.latency.p50, ours.latency.device_p50, theirs))
                 doubts = " ".join(ours.latency.notes)

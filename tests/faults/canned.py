@@ -5,7 +5,7 @@ import time
 from edgeres import processes
 
 MEASURED = {
-    "thorough": {
+    "in_place": {
         "samples": [1.0 + 0.01 * (index % 7) for index in range(60)],
         "device": [],
         "batch": 1,
