@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
 from edgeres import onnx_io
 
@@ -35,6 +36,7 @@ def walk(model: onnx.ModelProto, images: Array, names: Sequence[str]) -> Iterato
     watched.CopyFrom(model)
     del watched.graph.output[:]
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    _widen(watched.graph)
     watched = onnx.shape_inference.infer_shapes(watched)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -47,6 +49,23 @@ def walk(model: onnx.ModelProto, images: Array, names: Sequence[str]) -> Iterato
         chunk = images[start : start + size]
         found = session.run(list(names), {given.name: onnx_io.padded(chunk, fixed or len(chunk))})
         yield [values[: len(chunk)] for values in found]
+
+
+def _widen(graph: onnx.GraphProto) -> None:
+    """Let quantizers of float16 read the same values in float32: ONNX Runtime before 1.30 rounds float16 towards 0."""
+    half = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT16}
+    nodes = []
+    for node in graph.node:
+        if node.op_type == "QuantizeLinear" and node.input[1] in half:
+            for position, name in enumerate(("x", "scale")):
+                wide = f"{node.output[0]}.{name}"
+                # Without it, a layer that is computed in float32 would hand over what was not rounded to float16.
+                nodes.append(helper.make_node("Identity", [node.input[position]], [f"{wide}.half"]))
+                nodes.append(helper.make_node("Cast", [f"{wide}.half"], [wide], to=TensorProto.FLOAT))
+                node.input[position] = wide
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def sqnr(exact: Array | Sequence[Array], quantized: Array | Sequence[Array]) -> float:

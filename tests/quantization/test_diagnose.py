@@ -9,18 +9,18 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import helper
 
 from edgeres import onnx_io
 from edgeres.data import ImageSet, open_images
 from edgeres.errors import InputError
 from edgeres.onnx_io import ModelInfo
-from edgeres.quantization import equalize, statistics
+from edgeres.quantization import equalize, simulate, statistics
 from edgeres.quantization.calibrate import calibrate
 from edgeres.quantization.diagnose import OUTLIER, diagnose
 from edgeres.quantization.quantize import quantize
 from edgeres.types import Preprocess, TensorError
-from quantization.reference import changed, constants, fixed, pixels, session, small, spoilt
+from quantization.reference import changed, constants, fixed, pixels, small, spoilt
 
 KINDS = ("basic", "pad", "spoilt")
 
@@ -55,12 +55,8 @@ def int8(sources: dict[str, Source], tmp_path_factory: pytest.TempPathFactory) -
     return make
 
 
-def watched(path: Path, names: Sequence[str], images: NDArray[np.float32], kind: int) -> list[NDArray[np.float64]]:
-    model = onnx_io.load(path)
-    ends = [helper.make_tensor_value_info(name, kind, None) for name in names if name != "logits"]
-    model.graph.output.extend(ends)
-    given = {"input": images}
-    return [values.astype(np.float64) for values in session(model).run(list(names), given)]
+def watched(path: Path, names: Sequence[str], images: NDArray[np.float32]) -> list[NDArray[np.float64]]:
+    return [values.astype(np.float64) for values in simulate.tensors(onnx_io.load(path), images, names)]
 
 
 def decibel(signal: NDArray[np.float64], noise: NDArray[np.float64]) -> float:
@@ -88,10 +84,9 @@ def test_the_figures_are_numpys(
     assert [error.position for error in found.values()] != sorted(error.position for error in found.values())
     scales = statistics.load(stats).scales
     assert bool(scales) or kind != "spoilt"
-    exact = watched(model, [*names, "logits"], given, TensorProto.FLOAT)
-    inner = TensorProto.FLOAT16 if scheme == "tensorrt" else TensorProto.FLOAT
-    before = watched(path, [*names, "logits"], given, inner)
-    after = watched(path, [*(f"{name}.dq" for name in names), "logits"], given, inner)
+    exact = watched(model, [*names, "logits"], given)
+    before = watched(path, [*names, "logits"], given)
+    after = watched(path, [*(f"{name}.dq" for name in names), "logits"], given)
     for name, wanted, unrounded, rounded in zip([*names, "logits"], exact, before, after, strict=True):
         if name in scales:
             wanted = (wanted.swapaxes(1, -1) / scales[name]).swapaxes(1, -1)
@@ -148,7 +143,7 @@ def test_outlier_channels_are_found_with_their_ratios_unless_they_were_equalised
     if equalised:
         assert found[name].outliers == ()
         return
-    (values,) = watched(model, [name], pixels(model, images), TensorProto.FLOAT)
+    (values,) = watched(model, [name], pixels(model, images))
     peaks = np.abs(values).max((0, 2, 3))
     ratios = peaks / np.median(peaks[peaks > 0])
     assert min(ratios[7], ratios[9]) > 20
@@ -211,7 +206,7 @@ def test_an_image_that_is_quantized_itself_is_diagnosed(images: ImageSet, tmp_pa
     calibrate(tmp_path / "x.onnx", images, tmp_path / "x.stats")
     quantize(tmp_path / "x.onnx", tmp_path / "x.stats", tmp_path / "q.onnx", method="minmax", scheme="onnxruntime")
     found = {error.name: error for error in diagnose(tmp_path / "x.onnx", tmp_path / "q.onnx", images)}
-    (rounded,) = watched(tmp_path / "q.onnx", ["input.dq"], pixels(tmp_path / "x.onnx", images), TensorProto.FLOAT)
+    (rounded,) = watched(tmp_path / "q.onnx", ["input.dq"], pixels(tmp_path / "x.onnx", images))
     exact = pixels(tmp_path / "x.onnx", images).astype(np.float64)
     assert (found["input"].role, found["input"].position) == ("input", 0)
     assert found["input"].sqnr == found["input"].rounding == pytest.approx(decibel(exact, rounded - exact), abs=0.02)

@@ -1,17 +1,17 @@
-"""Float and Q/DQ graphs rewritten in float16: computed by ONNX Runtime, compiled by TensorRT for RTX."""
+"""Float and Q/DQ graphs rewritten in float16: computed as they say, compiled by TensorRT for RTX."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeres.backends import tensorrt
 from edgeres.errors import SchemeError
+from edgeres.quantization import simulate
 from edgeres.quantization.half import to_half
 from edgeres.types import Target
 
@@ -61,15 +61,6 @@ def network(quantized: bool, opset: int = OPSET, changes: dict[str, NDArray[Any]
     return model
 
 
-def computed(model: onnx.ModelProto, outputs: list[str] | None = None) -> NDArray[np.float32]:
-    # This optimizer multiplies float16 scales into a bias scale that underflows, up to onnxruntime 1.32 at least.
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"], disabled_optimizers=["WeightBiasQuantization"]
-    )
-    logits: NDArray[np.float32] = session.run(outputs, {"image": IMAGES})[0]
-    return logits
-
-
 def arrays(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
@@ -93,8 +84,8 @@ def test_the_graph_computes_in_half_between_float_ends(quantized: bool) -> None:
 @pytest.mark.parametrize("quantized", [False, True])
 def test_logits_move_by_rounding_alone(quantized: bool) -> None:
     model = network(quantized)
-    before = computed(model)
-    after = computed(to_half(model))
+    before = simulate.logits(model, IMAGES)
+    after = simulate.logits(to_half(model), IMAGES)
     assert after.dtype == np.float32
     # float16 keeps 11 bits; sums here have some tens of terms. Q/DQ may round a value in the middle the other way.
     np.testing.assert_allclose(after, before, atol=(0.01 if quantized else 0.003) * np.abs(before).max())
@@ -122,7 +113,7 @@ def test_a_scale_below_float16_stays_above_zero() -> None:
     scales = arrays(half)["w.s"]
     assert scales.dtype == np.float16
     assert (scales > 0).all()
-    np.testing.assert_allclose(computed(half), computed(model), atol=1e-3)
+    np.testing.assert_allclose(simulate.logits(half, IMAGES), simulate.logits(model, IMAGES), atol=1e-3)
 
 
 def test_quantized_graphs_need_an_opset_with_half_scales() -> None:
@@ -147,7 +138,7 @@ def test_constants_and_casts_inside_the_graph_follow() -> None:
     nodes = [convolution, *inner, *rest]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    np.testing.assert_allclose(computed(to_half(model)), computed(model), rtol=0.01)
+    np.testing.assert_allclose(simulate.logits(to_half(model), IMAGES), simulate.logits(model, IMAGES), rtol=0.01)
 
 
 def test_what_cannot_be_half_is_refused_in_one_sentence() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from edgeres import onnx_io
 from edgeres.data import open_images
@@ -49,6 +50,23 @@ def test_a_quantized_file_means_what_it_says_without_optimisations(
 ) -> None:
     made = quantize(exported, calibrated, tmp_path / "x.onnx", scheme="onnxruntime-vnni").path
     np.testing.assert_array_equal(simulate.logits(onnx_io.load(made), images[:8]), logits(made, images[:8]))
+
+
+def test_float16_is_rounded_to_the_nearest_even_level() -> None:
+    halves = np.arange(-3, 3, 0.25, np.float32).reshape(1, -1)
+    nodes = [
+        helper.make_node("Cast", ["x"], ["half"], to=TensorProto.FLOAT16),
+        helper.make_node("QuantizeLinear", ["half", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["dq"]),
+        helper.make_node("Cast", ["dq"], ["y"], to=TensorProto.FLOAT),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, halves.size]) for name in ("x", "y")]
+    constants = [
+        numpy_helper.from_array(np.array(value), name) for name, value in (("s", np.float16(1)), ("z", np.int8(0)))
+    ]
+    graph = helper.make_graph(nodes, "halves", ends[:1], ends[1:], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    np.testing.assert_array_equal(simulate.logits(model, halves), np.rint(halves))
 
 
 @pytest.mark.parametrize("noise", [1.0, 0.1, 1e-3])
