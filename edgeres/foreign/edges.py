@@ -19,6 +19,12 @@ def shape(value: ir.Value | None) -> tuple[int | None, ...] | None:
     return tuple(side if isinstance(side, int) else None for side in value.shape)
 
 
+def first(value: ir.Value | None) -> int | str | None:
+    """The first side of a value, by its name where it is free; None where neither is known."""
+    side = value.shape[0] if value is not None and value.shape else None
+    return side.value if isinstance(side, ir.SymbolicDim) else side
+
+
 def flag(node: ir.Node, name: str) -> bool:
     """Whether an attribute that is off by default is on."""
     return name in node.attributes and node.attributes[name].as_int() != 0

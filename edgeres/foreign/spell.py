@@ -136,7 +136,9 @@ def flattened(node: ir.Node) -> None:
     before, after = edges.shape(node.inputs[0]), edges.shape(node.outputs[0])
     if before is None or after is None or len(after) != 2 or len(before) < 2 or None in before[1:]:
         return
-    if after[1] != prod(side or 1 for side in before[1:]):
+    # Where the batch stays, all else is one row, whatever computed its size.
+    same = after[1] is None and edges.first(node.inputs[0]) == edges.first(node.outputs[0]) is not None
+    if not same and after[1] != prod(side or 1 for side in before[1:]):
         return
     source, mover = node.inputs[0], edges.producer(node, "Transpose")
     if mover is not None:
