@@ -31,7 +31,7 @@ class OpenVino : public Engine {
     const ov::Shape shape{1, static_cast<std::size_t>(height), static_cast<std::size_t>(width), 3};
     request_.set_input_tensor(ov::Tensor(ov::element::u8, shape, const_cast<std::uint8_t*>(frame)));
     request_.infer();
-    const auto found = request_.get_output_tensor(0);
+    auto found = request_.get_output_tensor(0);
     const float* logits = found.data<float>();
     return {logits, logits + found.get_size()};
   }
