@@ -115,7 +115,7 @@ def _inspect(path: Path) -> None:
             if name.endswith(".json")
             for key, value in _strings(json.loads(reader.get_record(name)))
         ]
-    except (OSError, RuntimeError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error):
+    except (OSError, RuntimeError, ValueError, IndexError, NotImplementedError, zipfile.BadZipFile, zlib.error):
         raise InputError(f"{path} is no program of torch.export; save it with `torch.export.save`.") from None
     for member in members:
         if not MEMBER.fullmatch(member):

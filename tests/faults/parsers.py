@@ -121,7 +121,9 @@ def _foreign(path: Path) -> object:
     made = convert.convert(loaded.model, source)
     onnx_io.describe(made.model, onnx_io.ModelInfo("x", SIDE, made.outputs))
     onnx_io.save(made.model, path.with_name("made.onnx"))
-    return loaded.run(made.output)(np.zeros((1, 3, made.image.side, made.image.side), np.float32)).shape
+    return loaded.run(made.output)(
+        np.zeros((made.image.batch or 1, 3, made.image.side, made.image.side), np.float32)
+    ).shape
 
 
 @cache

@@ -104,6 +104,24 @@ def test_what_is_within_the_limits_is_read(tmp_path: Path) -> None:
     assert onnx_io.load(tmp_path / "good.onnx") == grown(2)
 
 
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        (lambda made: made.graph, "GraphProto has a name"),
+        (lambda made: made.graph.node[0], "NodeProto has a name"),
+        (lambda made: made.graph.initializer[0], "TensorProto has a name"),
+        (lambda made: made.metadata_props.add(), "StringStringEntryProto has a key"),
+    ],
+)
+def test_a_string_that_is_no_text_is_refused(place: Callable[[ModelProto], Any], said: str, tmp_path: Path) -> None:
+    made = model()
+    setattr(place(made), said.split()[-1], "SPOILT")
+    (tmp_path / "evil.onnx").write_bytes(made.SerializeToString().replace(b"SPOILT", b"SP\xc4ILT"))
+    for reader in (onnx_io.load, read.read):
+        with pytest.raises(InputError, match=rf"evil\.onnx: {said} that is no text"):
+            reader(tmp_path / "evil.onnx")
+
+
 def outside(folder: Path, location: str, **link: Any) -> Path:
     """A model whose weights lie in another file."""
     made = model()
