@@ -109,7 +109,7 @@ class Fleet:
                 return
             pieces: list[Piece] = []
             for digest, held in wanted.items():
-                for start in range(held, max(sizes[digest], 1), CHUNK):
+                for start in range(held, max(sizes[digest], held + 1), CHUNK):
                     pieces.append((digest, start, sizes[digest], _read(files[digest], start)))
                     if sum(len(content) for *_, content in pieces) >= CHUNK:
                         self.ask(device, tasks.put, pieces)

@@ -54,11 +54,12 @@ class Objects:
     def put(self, digest: str, start: int, size: int, content: bytes) -> int | None:
         """Take the bytes from `start` on of a file of `size` bytes, and say what `held` says.
 
-        What was taken already is not taken twice, what does not follow is left. The last piece makes the file whole,
-        and InputError is raised where it is another one: what came is thrown away. EdgeresError where the disk is full.
+        What was taken already is not taken twice, what does not follow is left. The last piece makes the file whole (an
+        empty one, where the agent died when all was written), and InputError is raised where it is another one: what
+        came is thrown away. EdgeresError where the disk is full.
         """
         path, now = self.path(digest), self.held(digest)
-        if now is None or not start <= now < max(start + len(content), 1):
+        if now is None or not start <= now <= start + len(content):
             return now
         part = _part(path)
         try:

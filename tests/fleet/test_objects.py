@@ -3,11 +3,13 @@
 import hashlib
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from edgeres.errors import EdgeresError, InputError
-from edgeres.fleet import objects
+from edgeres.fleet import objects, tasks
+from edgeres.fleet.client import Fleet
 from edgeres.fleet.objects import Objects
 
 CONTENT = bytes(range(256)) * 40
@@ -36,6 +38,23 @@ def test_a_file_comes_in_pieces_and_goes_on_where_it_was_broken_off(tmp_path: Pa
     assert again.whole(DIGEST).read_bytes() == CONTENT
     assert again.missing({DIGEST: len(CONTENT)}) == {}
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [DIGEST]
+
+
+@pytest.mark.parametrize("came", [0, 3000, len(CONTENT) - 1, len(CONTENT)])
+@pytest.mark.parametrize("content", [CONTENT, b""])
+def test_what_an_agent_left_as_it_died_is_completed(
+    came: int, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where all of it was written, and the file not given its name."""
+    monkeypatch.setenv(tasks.FOLDER, str(tmp_path))
+    kept, digest = tasks.objects(), hashlib.sha256(content).hexdigest()
+    path = kept.path(digest)
+    path.parent.mkdir(parents=True)
+    path.with_name(f"{digest}.part").write_bytes(content[:came])
+    near = SimpleNamespace(ask=lambda device, task, *given: tasks.value(task(*given)))
+    Fleet.send(near, "d1", {digest: content})  # type: ignore[arg-type]
+    assert [one for one in tmp_path.rglob("*") if one.is_file()] == [path]
+    assert path.read_bytes() == content
 
 
 def test_an_empty_file_is_one(tmp_path: Path) -> None:
