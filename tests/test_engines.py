@@ -281,6 +281,12 @@ def _optimized(path: Path, folder: Path, settings: dict[str, str]) -> list[onnx.
     return list(onnx.load(out).graph.node)
 
 
+def test_a_file_that_is_damaged_is_no_refusal_by_the_runtime(tmp_path: Path) -> None:
+    (tmp_path / "x.onnx").write_bytes(b"this is no ONNX file")
+    with pytest.raises(InputError, match=rf"^{re.escape(str(tmp_path))}/x\.onnx is not an ONNX model"):
+        engines.load(tmp_path / "x.onnx", CPU)
+
+
 def test_settings_that_are_none_are_refused(exported: Path) -> None:
     pytest.importorskip("openvino", reason="the extra `openvino` is not installed")
     with pytest.raises(UsageError, match="'fastest' is not one of onnxruntime's: disable_all, basic"):

@@ -183,12 +183,10 @@ class OnnxRuntime(Backend):
                 setattr(options, key, _option(key, value))
             else:
                 options.add_session_config_entry(key, value)
+        harmful = _harmful(path, content)
         try:
             session = onnxruntime.InferenceSession(
-                path if content is None else content,
-                options,
-                providers=[provider],
-                disabled_optimizers=_harmful(path, content),
+                path if content is None else content, options, providers=[provider], disabled_optimizers=harmful
             )
         except Exception as error:  # the binding has an exception type for each of its status codes
             reason = str(error).splitlines()[0]

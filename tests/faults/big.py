@@ -32,6 +32,7 @@ def beside(path: Path) -> Path:
     model.graph.node.append(helper.make_node("ReduceMax", ["huge"], ["largest"], "largest", axes=[1], keepdims=1))
     model.graph.node.append(helper.make_node("MatMul", ["logits", "largest"], ["answer"], "answer"))
     model.graph.output[0].name = "answer"
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 1
     path.write_bytes(model.SerializeToString())
     return path
 
