@@ -112,7 +112,7 @@ def measure(count: int, each: int, waiting: int) -> None:
             "waiting tasks": f"{waiting}",
             "kB each": f"{1024 * (after - before) / waiting:.1f}",
         }
-        for row in (figures, dict.fromkeys(figures, "---"), figures.values()):
+        for row in (figures, ["---"] * len(figures), figures.values()):
             print(f"| {' | '.join(row)} |")
         client.close(timeout=60)
     finally:
