@@ -184,7 +184,8 @@ def main() -> None:
             found = run([*python, script, model, str(change.get("images", images))], folder / str(number), change)
             cells = [likeness(first[file], found[file]) if file in found else "—" for file in first]
             print(f"| {name} | {' | '.join(cells)} |", flush=True)
-        builds(first, given.builds, folder)
+        if given.builds:
+            builds(first, given.builds, folder)
 
 
 if __name__ == "__main__":
