@@ -130,16 +130,16 @@ def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
 
 def _nodes(model: ModelProto, where: Path) -> int:
     """How many nodes a model has once its functions stand where they are called."""
-    functions = {(one.domain, one.name): one for one in model.functions}
-    known: dict[tuple[str, str], int] = {}
+    functions = {(one.domain, one.name, one.overload): one for one in model.functions}
+    known: dict[tuple[str, str, str], int] = {}
 
-    def size(nodes: GraphProto | FunctionProto, depth: int, callers: tuple[tuple[str, str], ...]) -> int:
+    def size(nodes: GraphProto | FunctionProto, depth: int, callers: tuple[tuple[str, str, str], ...]) -> int:
         if depth > DEPTH or len(callers) > CALLS:
             raise InputError(f"{where} has graphs nested deeper than {DEPTH}, or calls than {CALLS}; export it again.")
         count = len(nodes.node)
         for node in nodes.node:
             count += sum(size(inner, depth + 1, callers) for inner in _nested(node))
-            name = (node.domain, node.op_type)
+            name = (node.domain, node.op_type, node.overload)
             if name in callers:
                 raise InputError(f"{where}: the function {node.op_type} calls itself; export it again.")
             if name in functions and name not in known:

@@ -71,7 +71,8 @@ def issue(folder: Path, name: str) -> Path:
     from cryptography.x509.oid import ExtendedKeyUsageOID as Purpose
 
     made = folder / name
-    if (made / CERTIFICATE).exists() and until(folder, name) > datetime.datetime.now(datetime.timezone.utc):
+    whole = all((made / file).exists() for file in (CERTIFICATE, KEY, CA))
+    if whole and until(folder, name) > datetime.datetime.now(datetime.timezone.utc):
         return made
     issuer, key = _ca(folder), ec.generate_private_key(ec.SECP256R1())
     # The scheduler fetches results by dialling the worker: both are server and client.

@@ -65,7 +65,7 @@ class Fleet:
         """The agents that are there, none where the scheduler is not."""
         try:
             client = self.client()
-            found = client.sync(client.scheduler.identity, n_workers=-1)
+            found = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=self.patience)
         except self._lost:
             return []
         return [str(worker["name"]) for worker in found["workers"].values()]
@@ -85,7 +85,8 @@ class Fleet:
                 client.sync(self.distributed.client._wait, [future], timeout=LOOK)
                 if future.status == "error":
                     raise _given_up(device, future.exception())
-                return tasks.value(future.result())
+                # The device may go before its answer is fetched, and Dask waits for that without an end.
+                return tasks.value(future.result(timeout=self.patience))
             time.sleep(0.1)
             seen = time.monotonic() if device in self.names() else seen
         if future is not None:

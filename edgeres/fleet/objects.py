@@ -4,6 +4,7 @@
     FOLDER/objects/ab/abcd....part   what came so far
     FOLDER/runs/...                  what was made here
     FOLDER/lock                      held by the job that runs, which touches it as it goes on
+    FOLDER/files.lock                held while files come or go: agents of one user have one folder
 
 The oldest are removed where there would be more than `limit` bytes in all, or less than `RESERVE` left on the disk.
 """
@@ -12,10 +13,11 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeres import store
+from edgeres import locks, store
 from edgeres.data import ImageSet
 from edgeres.errors import EdgeresError, InputError
 
@@ -34,6 +36,13 @@ class Objects:
     @property
     def lock(self) -> Path:
         return self.folder / "lock"
+
+    @contextmanager
+    def alone(self) -> Iterator["Objects"]:
+        """These files while no other agent changes them."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locks.alone(self.folder / "files.lock", self.folder, lambda _: None):
+            yield self
 
     def path(self, digest: str) -> Path:
         """Where a file is, or would be; InputError where that is no SHA-256, as a path would be."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
+from edgeres import figures
 from edgeres.errors import EdgeresError
 from edgeres.fleet.inventory import Found, Inventory
 
@@ -43,5 +44,5 @@ def table(inventory: Inventory, ends: Mapping[str, str]) -> Table:
         found = device.found
         kind = f"{found.board or found.cpu or found.architecture}, {found.cores} cores" if found else "not probed"
         reached = f"ssh {device.address}" if device.reach == "ssh" else "dials in"
-        made.add_row(name, reached, ", ".join(device.targets) or "-", kind, ends.get(name, "none"))
+        made.add_row(name, reached, ", ".join(device.targets) or "-", figures.plain(kind), ends.get(name, "none"))
     return made

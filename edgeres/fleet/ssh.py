@@ -138,7 +138,10 @@ async def _agent(device: Device, scheduler: str, folder: Path | None, started: t
     scheme, _, place = scheduler.partition("://")
     files = {}
     if folder and scheme == "tls":
-        own = certificates.issue(folder, device.name)
+        if not (folder / device.name / certificates.CERTIFICATE).exists():
+            mend = "`edgeres devices init` makes it one"
+            raise UsageError(f"{device.name} has no certificate in {folder}: it was revoked, or never made; {mend}.")
+        own = certificates.issue(folder, device.name)  # another one where its time is over
         files = {path.name: path.read_text(encoding="ascii") for path in own.iterdir()}
     async with connect(device) as connection:
         process = await connection.create_process(f"{_python(device)} -m edgeres.fleet.remote")

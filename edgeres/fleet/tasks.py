@@ -71,14 +71,15 @@ def facts() -> dict[str, Any]:
 @_answering
 def missing(wanted: Mapping[str, int]) -> dict[str, int]:
     """As `Objects.missing`."""
-    return objects().missing(wanted)
+    with objects().alone() as kept:
+        return kept.missing(wanted)
 
 
 @_answering
 def put(pieces: Sequence[Piece]) -> dict[str, int | None]:
     """As `Objects.put`, of several files."""
-    kept = objects()
-    return {piece[0]: kept.put(*piece) for piece in pieces}
+    with objects().alone() as kept:
+        return {piece[0]: kept.put(*piece) for piece in pieces}
 
 
 @_answering

@@ -9,7 +9,7 @@ import inspect
 import logging
 import ssl
 import time
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Set
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,10 @@ PERIOD = 1.0
 """Seconds between two looks at the revocation list."""
 WORKER = {"register-worker", "heartbeat_worker", "unregister"}
 """What the certificate of a device may ask of a scheduler."""
+STREAM = {"keep-alive", "log-event", "request-refresh-who-has", "worker-status-change"}
+"""What a device may say in its stream."""
+TASK = {"task-finished", "task-erred", "release-worker-data", "long-running", "reschedule"}
+"""What it may say of a task that it was given. Not that it holds another's: agents get nothing from each other."""
 logger = logging.getLogger("edgeres.agent")
 
 
@@ -69,8 +73,7 @@ def guard(scheduler: Scheduler) -> None:
     restrict(scheduler, set(scheduler.handlers) - WORKER, {"client", "scheduler"})
     for name in WORKER & set(scheduler.handlers):
         scheduler.handlers[name] = _asked(scheduler.handlers[name], partial(_foreign, scheduler))
-    # Agents get nothing from each other; one that says that it holds a key would be asked for another's answer.
-    scheduler.stream_handlers.pop("add-keys", None)
+    scheduler.handle_stream = partial(_stream, scheduler, scheduler.handle_stream)  # type: ignore[method-assign]
 
 
 async def enforce(scheduler: Scheduler, security: Verified) -> None:
@@ -110,14 +113,45 @@ def restrict(server: Server, names: Iterable[str], holders: Set[str]) -> None:
         server.handlers[name] = _asked(server.handlers[name], partial(refusal, name))
 
 
+async def _stream(
+    scheduler: Scheduler, handle: Callable[..., Awaitable[None]], comm: Any, extra: Mapping[str, Any] | None = None
+) -> None:
+    """Dask's loop over what a peer says. It has one set of handlers for clients and workers, and takes what a message
+    names as its `worker` before who sent it: of a device nothing is read but what it says for itself."""
+    if "worker" in (extra or {}):
+        read, own = comm.read, dict(extra or {})["worker"]
+
+        async def checked() -> list[Any]:
+            told = await read()
+            messages = told if isinstance(told, list | tuple) else (told,)
+            return [one for one in messages if one == "OK" or _its_own(scheduler, own, one)]
+
+        comm.read = checked
+    await handle(comm, extra)
+
+
+def _its_own(scheduler: Scheduler, address: str, message: Mapping[str, Any]) -> bool:
+    """Whether a device says something of itself, or of a task that it was given; the rest is left, and told of."""
+    operation, task = message.get("op"), scheduler.tasks.get(message.get("key", ""))
+    known = not operation or operation == "close-stream" or operation in STREAM | TASK
+    own = known and message.get("worker", address) == address
+    if own and operation in TASK and task and task.state in ("waiting", "processing", "memory"):
+        own = scheduler.workers.get(address) in {task.processing_on, *(task.who_has or ())}
+    if own:
+        return True
+    logger.warning("%s said %s of what is not its own; that was left", address, operation)
+    return False
+
+
 def _foreign(scheduler: Scheduler, asks: str, message: Mapping[str, Any]) -> str:
     """Why a message of a worker is refused to the device `asks`, "" where it speaks for itself."""
     there = scheduler.coerce_address(message["address"], message.get("resolve_address", True))
     known = scheduler.workers.get(normalize_address(there))
+    named = {key.removeprefix("device:") for key in message.get("resources") or ()}
     if "name" in message:  # it registers
-        named = {str(message["name"]), *(key.removeprefix("device:") for key in message["resources"])}
-    else:
-        named = {str(known.name)} if known else set()
+        named.add(str(message["name"]))
+    elif known:
+        named.add(str(known.name))
     other = ", ".join(sorted(named - {asks}))
     return (
         other

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from edgeres import figures
 from edgeres.errors import EdgeresError
 from edgeres.fleet.client import Fleet
 
@@ -59,7 +60,7 @@ def watch(address: str, certificates: Path | None, names: Sequence[str], console
         for one in chain([rows], looks):
             for row in one:
                 if row._replace(temperature="") not in shown:
-                    console.print("  ".join(part for part in row if part), soft_wrap=True)
+                    console.print(figures.plain("  ".join(part for part in row if part)), soft_wrap=True)
             shown = {row._replace(temperature="") for row in one}
 
 
@@ -76,5 +77,5 @@ def _looks(fleet: Fleet, names: Sequence[str]) -> Iterator[list[Row]]:
 def _table(rows: Sequence[Row]) -> Table:
     made = Table("device", "state", "task", "temperature", "last result", box=None, pad_edge=False)
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*map(figures.plain, row))
     return made

@@ -67,6 +67,9 @@ def grown(factor: float) -> ModelProto:
 
 DOUBLING = [*(function(f"f{at}", *[f"f{at + 1}"] * 2) for at in range(30)), function("f30")]
 CHAIN = [*(function(f"f{at}", f"f{at + 1}") for at in range(3000)), function("f3000")]
+SMALL = onnx.FunctionProto()
+SMALL.CopyFrom(function("f0"))
+SMALL.overload = "small"
 CALL = [helper.make_node("f0", ["y"], ["z"], domain="mine")]
 REFUSED: dict[str, tuple[Callable[[], ModelProto], str]] = {
     "terabytes": (lambda: model(constants=weights(dims=[1 << 20, 1 << 20, 3, 3])), "w is not of the shape"),
@@ -83,6 +86,10 @@ REFUSED: dict[str, tuple[Callable[[], ModelProto], str]] = {
     ),
     "a long chain": (lambda: model(functions=CHAIN, nodes=CALL), "nested deeper than 8, or calls than 64"),
     "functions that double": (lambda: model(functions=DOUBLING, nodes=CALL), "nodes, 100000 are the most"),
+    "functions that double, and one of their name": (
+        lambda: model(functions=[*DOUBLING, SMALL], nodes=CALL),
+        "nodes, 100000 are the most",
+    ),
     "a circle": (lambda: model(nodes=[helper.make_node("Add", ["y", "z"], ["z"])]), "the ONNX checker refuses"),
     "a tensor made twice": (lambda: model(nodes=[helper.make_node("Relu", ["y"], ["y"])]), "the ONNX checker refuses"),
     "no inputs": (lambda: model(nodes=[helper.make_node("Relu", [], ["z"])]), "the ONNX checker refuses"),

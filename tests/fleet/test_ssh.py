@@ -181,9 +181,20 @@ def test_a_connection_that_held_is_dialled_again_at_once(monkeypatch: pytest.Mon
     assert waits == [0.02, 0.04, 0.08, 0.08, 0.02, 0.04]
 
 
+def test_a_device_whose_certificate_was_revoked_gets_no_other(tmp_path: Path) -> None:
+    certificates.init(tmp_path)
+    certificates.issue(tmp_path, "pi")
+    certificates.revoke(tmp_path, "pi")
+    with ssh.agents([Device(name="pi", address="pi")], "tls://127.0.0.1:1", tmp_path, Silent()) as refused:
+        assert "pi has no certificate" in str(refused["pi"])
+        assert "it was revoked, or never made" in str(refused["pi"])
+    assert not (tmp_path / "pi").exists()
+
+
 def test_an_agent_is_there_for_as_long_as_it_is_needed(device: Device, tmp_path: Path) -> None:
     folder = tmp_path / "certificates"
     certificates.init(folder)
+    certificates.issue(folder, "nano")
     loop = agent.dask().utils.LoopRunner()
     loop.start()
     scheduler: Any = loop.run_sync(agent.scheduler, f"tls://127.0.0.1:{_free_port()}", folder)
