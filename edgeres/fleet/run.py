@@ -8,13 +8,13 @@ from typing import Any
 from edgeres import pipeline, store
 from edgeres.cells import Pending
 from edgeres.data import ImageSet
-from edgeres.errors import EdgeresError, UsageError
+from edgeres.errors import EdgeresError, InputError, UsageError
 from edgeres.fleet import agent, inventory, spread, tasks
 from edgeres.fleet.client import Fleet, Parcel
 from edgeres.fleet.inventory import Device
 from edgeres.progress import Progress
 from edgeres.recipe import BenchPart
-from edgeres.schema import Latency, Machine, Report
+from edgeres.schema import Cell, Latency, Machine, Report
 from edgeres.types import Target
 
 UNKNOWN = "x86_64"
@@ -48,22 +48,37 @@ class There:
         title = f"{asked[0].target} on {self.name}"
         try:
             told = self._finish(asked, fp32, images, bench, title, progress)
+            for cell, found in zip(asked, self._known(asked, told), strict=True):
+                cell.known |= found
         except EdgeresError as error:
             for cell in asked:
                 cell.known |= {"status": "failed", "message": f"{self.name}: {error}"}
             progress.say(f"{title}: failed. {error}")
             return
         for cell, found in zip(asked, told["cells"], strict=True):
-            cell.known |= found["known"]
-            cell.known.pop("engine", None)  # it stays there
-            if latency := cell.known.get("latency"):
-                cell.known["latency"] = Latency.model_validate(latency)
             if name := found["predictions"]:
                 cell.predictions = folder / "predictions" / Path(name).name
                 store.write_bytes(cell.predictions, told["files"][name])
                 store.write_bytes(store.sidecar_path(cell.predictions), told["files"][f"{name}.json"])
         states = (f"{cell.precision} {cell.known['status']}" for cell in asked)
         progress.say(f"{title}: {', '.join(states)}")
+
+    def _known(self, asked: Sequence[Pending], told: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What a device found of each cell; InputError where its answer is none of edgeres'."""
+        try:
+            made = []
+            for cell, found in zip(asked, told["cells"], strict=True):
+                known = {key: value for key, value in found["known"].items() if key != "engine"}  # that stays there
+                if latency := known.get("latency"):
+                    known["latency"] = Latency.model_validate(latency)
+                Cell(target=str(cell.target), device=self.name, precision=cell.precision, scheme=cell.scheme, **known)
+                if name := found["predictions"]:
+                    told["files"][name], told["files"][f"{name}.json"]
+                made.append(known)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            kind = type(error).__name__
+            raise InputError(f"its answer is none of edgeres' ({kind}); see which agent runs there.") from None
+        return made
 
     def _finish(
         self, asked: Sequence[Pending], fp32: Path, images: ImageSet, bench: BenchPart, title: str, progress: Progress
@@ -116,6 +131,9 @@ def run(
     """
     known = inventory.read(listed).select(list(devices)) if listed else []
     asked = {device.name: device for device in known} if listed else dict.fromkeys(devices)
+    if not certificates and (open_ := next((name for name, one in asked.items() if one and one.reach == "ssh"), None)):
+        why = "whoever is on it could have its port, and all that the other devices do"
+        raise UsageError(f"{open_} is reached by SSH without certificates: {why}; `edgeres devices init` makes them.")
     with (
         _scheduler(scheduler, certificates, known, progress) as address,
         _dialled([device for device in known if device.reach == "ssh"], address, certificates, progress) as refused,

@@ -11,16 +11,17 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from edgeres import evaluate, gate, onnx_io, pipeline, store
 from edgeres import measure as measuring
+from edgeres.cells import Pending
 from edgeres.data import open_images
-from edgeres.errors import EdgeresError
-from edgeres.fleet import agent, jobs, run, spread, tasks
+from edgeres.errors import EdgeresError, UsageError
+from edgeres.fleet import agent, inventory, jobs, run, spread, tasks
 from edgeres.fleet.client import Fleet
 from edgeres.fleet.inventory import Device, Found
 from edgeres.fleet.run import There
@@ -28,9 +29,10 @@ from edgeres.gate import Outcome
 from edgeres.measure import child
 from edgeres.progress import Silent
 from edgeres.quantization.calibrate import calibrate
+from edgeres.recipe import BenchPart, TargetPart
 from edgeres.report import render, table
 from edgeres.schema import Report
-from edgeres.types import Target
+from edgeres.types import Precision, Target
 
 TARGET = Target("onnxruntime", "cpu")
 
@@ -286,3 +288,32 @@ def test_a_run_that_fails_leaves_no_scheduler_behind(monkeypatch: pytest.MonkeyP
         raise EdgeresError("no room")
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((host, int(port)))
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [],
+        [{"known": {"status": "measured", "latency": {"p50": "x"}}, "predictions": None}],
+        [{"known": {"status": "measured", "device": "another"}, "predictions": None}],
+        [{"known": {"status": "measured"}, "predictions": "not/there"}],
+        [None],
+    ],
+)
+def test_an_answer_that_is_none_fails_the_cell_alone(
+    cells: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Target("onnxruntime", "cpu")
+    cell = Pending(target, Precision.FP32, None, tmp_path / "x.onnx", TargetPart(target=str(target)))
+    place = There(cast(Any, None), "pi")
+    monkeypatch.setattr(place, "_finish", lambda *_: {"cells": cells, "files": {}})
+    place.finish([cell], tmp_path, cast(Any, None), BenchPart(), tmp_path, Silent())
+    assert cell.known["status"] == "failed"
+    assert cell.known["message"].startswith("pi: its answer is none of edgeres'")
+
+
+def test_ssh_without_certificates_is_refused(tmp_path: Path) -> None:
+    listed = tmp_path / "devices.toml"
+    inventory.put(listed, Device(name="pi", address="pi"))
+    with pytest.raises(UsageError, match="pi is reached by SSH without certificates"):
+        run.run(tmp_path / "x.toml", tmp_path / "out", Silent(), devices=["pi"], listed=listed)
