@@ -118,8 +118,8 @@ async def _stream(
 ) -> None:
     """Dask's loop over what a peer says. It has one set of handlers for clients and workers, and takes what a message
     names as its `worker` before who sent it: of a device nothing is read but what it says for itself."""
-    if "worker" in (extra or {}):
-        read, own = comm.read, dict(extra or {})["worker"]
+    if own := (extra or {}).get("worker"):
+        read = comm.read
 
         async def checked() -> list[Any]:
             told = await read()
