@@ -5,6 +5,7 @@ import io
 import logging
 import shutil
 import stat
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import pytest
 pytest.importorskip("distributed")
 pytest.importorskip("cryptography")
 
+import dask
 from distributed import Client, Scheduler, Worker
 from distributed.comm import connect, listen
 from distributed.security import Security
@@ -34,6 +36,19 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "ours"))
+
+
+@pytest.fixture(autouse=True)
+def _dasks_own() -> Iterator[None]:
+    """Without what `agent.dask` set for the process in another test."""
+    names = ("distributed", "distributed.client")
+    before = [logging.getLogger(name).level for name in names]
+    dask.config.refresh()
+    for name in names:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    yield
+    for name, level in zip(names, before, strict=True):
+        logging.getLogger(name).setLevel(level)
 
 
 def intruder(own: Path, ca: Path, role: str) -> Security:
