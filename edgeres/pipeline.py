@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from edgeres import backends, evaluate, explain, gate, machine, onnx_io, recipe, store
 from edgeres.cells import Pending, finish, tell, told
 from edgeres.data import ImageSet, open_images
-from edgeres.errors import EdgeresError, InputError
+from edgeres.errors import EdgeresError, InputError, UsageError
 from edgeres.evaluate import Predict, maps, predict
 from edgeres.export import export
 from edgeres.figures import counted
@@ -123,6 +123,9 @@ class _Run:
         for rule, limit in self.recipe.check.items():
             gate.read(rule, limit)
         work = [(place, self._groups(place)) for place in self.places]
+        if not _cells(work):
+            wanted = ", ".join(part.target for part in self.recipe.targets)
+            raise UsageError(f"no device that was named measures {wanted}; see `edgeres devices list` and the recipe.")
         calibrated = any(cell.precision is Precision.INT8 for cell in _cells(work))
         calibration, evaluation = self._images(calibrated)
         with store.filling(self.folder, self.progress.say):

@@ -554,3 +554,10 @@ def test_what_goes_wrong_with_int8_files_is_one_sentence(
     assert shown.err.count("\n") == 1
     assert (store.digest(Path("model.stats")), store.digest(Path("model.onnx"))) == before  # nothing was calibrated
     assert not any(Path().glob("out.*"))
+
+
+def test_a_path_that_is_none_is_refused(tmp_path: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "loop.onnx").symlink_to("loop.onnx")
+    for path in (str(tmp_path / "loop.onnx"), "", "."):
+        assert main(["quantize", path, "--data", str(image_folder), "-o", str(tmp_path / "q.onnx")]) == 2
+        assert "Traceback" not in capsys.readouterr().err

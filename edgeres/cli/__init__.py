@@ -5,6 +5,7 @@ packages that it itself needs.
 """
 
 import errno
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from edgeres.errors import EdgeresError, UsageError
 
 LONGEST = 1000
 """Characters of a sentence that are shown: names in it are as long as a file likes."""
+PATHLIB = re.compile("^Symlink loop from|has an empty name$")
+"""What pathlib says of a path that is none, with exceptions that are none of the system's."""
 
 
 def _version(wanted: bool) -> None:
@@ -61,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # Click's own, wherever Typer keeps it
             error.show()
             return USAGE
+        if isinstance(error, RuntimeError | ValueError) and PATHLIB.search(str(error)):
+            return _failed(f"{error}; check the path.", USAGE)
         if type(error).__name__ == "Abort":
             return _failed("interrupted; run again to go on.", INTERRUPTED)
         traceback.print_exc()

@@ -317,3 +317,11 @@ def test_ssh_without_certificates_is_refused(tmp_path: Path) -> None:
     inventory.put(listed, Device(name="pi", address="pi"))
     with pytest.raises(UsageError, match="pi is reached by SSH without certificates"):
         run.run(tmp_path / "x.toml", tmp_path / "out", Silent(), devices=["pi"], listed=listed)
+
+
+def test_devices_that_measure_nothing_of_the_recipe_are_refused(device: Near, recipe: Path, tmp_path: Path) -> None:
+    place = There(device, "line3", Device(name="line3", reach="agent", targets=["openvino:npu"]))
+    for places in ([place], []):
+        with pytest.raises(UsageError, match="no device that was named measures"):
+            pipeline.run(recipe, tmp_path / "out", Silent(), places)
+    assert not (tmp_path / "out").exists()
