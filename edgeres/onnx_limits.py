@@ -33,7 +33,7 @@ def check(model: ModelProto, where: Path, strict: bool = False) -> None:
     refuses the graph; `strict` also where shapes do not fit each other. UsageError where external data are absent."""
     if (count := _nodes(model, where)) > NODES:
         raise InputError(f"{where} has {count} nodes, {NODES} are the most; export it again.")
-    check_text(model, where)
+    _text(model, where)
     if any(one.ref_attr_name for graph in _graphs(model.graph) for node in graph.node for one in node.attribute):
         raise InputError(f"{where}: an attribute refers to a function that it does not stand in; export it again.")
     declared, files = 0, dict[str, int]()
@@ -59,13 +59,13 @@ def check(model: ModelProto, where: Path, strict: bool = False) -> None:
             raise InputError(f"{where}: {value.name} has the shape {shape}, {VALUES} values are the most.")
 
 
-def check_text(message: Message, where: Path) -> None:
+def _text(message: Message, where: Path) -> None:
     """InputError where a string is not UTF-8: protobuf gives bytes for it, and no tool of ONNX takes those."""
     for field, value in message.ListFields():
         values = (value,) if isinstance(value, Message | str | bytes) else value
         if field.type == field.TYPE_MESSAGE:
             for one in values:
-                check_text(one, where)
+                _text(one, where)
         elif field.type == field.TYPE_STRING and any(isinstance(one, bytes) for one in values):
             raise InputError(f"{where}: {message.DESCRIPTOR.name} has a {field.name} that is no text; export it again.")
 

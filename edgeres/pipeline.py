@@ -123,10 +123,11 @@ class _Run:
         for rule, limit in self.recipe.check.items():
             gate.read(rule, limit)
         work = [(place, self._groups(place)) for place in self.places]
-        if not _cells(work):
+        cells = _cells(work)
+        if not cells:
             wanted = ", ".join(part.target for part in self.recipe.targets)
             raise UsageError(f"no device that was named measures {wanted}; see `edgeres devices list` and the recipe.")
-        calibrated = any(cell.precision is Precision.INT8 for cell in _cells(work))
+        calibrated = any(cell.precision is Precision.INT8 for cell in cells)
         calibration, evaluation = self._images(calibrated)
         with store.filling(self.folder, self.progress.say):
             return self._filled(work, calibrated, calibration, evaluation)
