@@ -5,6 +5,7 @@ The format is that of GitHub's "Workflow commands"; one step shows ten errors an
 
 from collections.abc import Sequence
 
+from edgeres.figures import plain
 from edgeres.gate import Outcome, Verdict
 
 KINDS = {Outcome.REGRESSED: "error", Outcome.INCONCLUSIVE: "warning"}
@@ -20,7 +21,7 @@ def render(verdicts: Sequence[Verdict]) -> str:
 
 
 def _text(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return plain(text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A"))
 
 
 def _property(text: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres import store
+from edgeres import disk
 
 
 def check(archive: zipfile.ZipFile, most: int) -> None:
@@ -28,10 +28,10 @@ def check(archive: zipfile.ZipFile, most: int) -> None:
 
 
 def arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of an .npz file, read-only. UsageError as `store.opened`; an exception of another kind where it is
+    """The arrays of an .npz file, read-only. UsageError as `disk.opened`; an exception of another kind where it is
     damaged, holds pickled objects, is a bomb (more than half of this machine's memory), or where a header is not that
     of its data."""
-    with store.opened(path) as file, zipfile.ZipFile(file) as archive:
+    with disk.opened(path) as file, zipfile.ZipFile(file) as archive:
         check(archive, memory() // 2)
         return {name.removesuffix(".npy"): _array(name, archive.read(name)) for name in archive.namelist()}
 

@@ -10,7 +10,7 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
-from edgeres import gate, store
+from edgeres import disk, gate
 from edgeres import report as reports
 from edgeres.errors import EdgeresError, InputError
 from edgeres.report import scores
@@ -45,7 +45,7 @@ def changes(report: Report, out: Path) -> list[Change]:
 
 def write(report: Report, out: Path) -> None:
     """Write a report as a baseline, whole or not at all."""
-    store.write_bytes(out, (render(report) + "\n").encode())
+    disk.write_bytes(out, (render(report) + "\n").encode())
 
 
 def render(report: Report) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgeres import backends, engines, evaluate, explain, machine, onnx_io, store
+from edgeres import backends, disk, engines, evaluate, explain, machine, onnx_io, store
 from edgeres.data import ImageSet
 from edgeres.errors import EdgeresError, InputError, MissingRuntime
 from edgeres.evaluate import Predict, maps
@@ -175,7 +175,7 @@ class _Work:
             self.progress.say(f"measure {cells[0].target}: failed. {error}")
             return
         told(self.progress, made, self.folder)
-        stored = store.read_json(out)
+        stored = disk.read_json(out)
         for cell in cells:
             mine = stored[cell.engine]
             cell.known |= {
@@ -194,7 +194,7 @@ def tell(progress: Progress, folder: Path, what: str, step: Callable[[], Artifac
         progress.say(f"{what} are not available. {error}")
         return None
     told(progress, made, folder)
-    return store.read_json(made.path)
+    return disk.read_json(made.path)
 
 
 def told(progress: Progress, made: Artifact, folder: Path, more: str = "") -> None:

@@ -28,7 +28,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from edgeres import archive, labels, store
+from edgeres import archive, disk, labels
 from edgeres.errors import EdgeresError, InputError, MissingRuntime, UsageError
 from edgeres.pixels import PIXELS, normalised, resized, rgb
 from edgeres.types import Batch, Frame, Images, Preprocess
@@ -64,7 +64,7 @@ class ImageSet:
         """The file's bytes; InputError where it is gone, or not the file that the manifest recorded."""
         path = self.root / self.names[index]
         try:
-            content = store.read(path, FILE)
+            content = disk.read(path, FILE)
         except UsageError as error:
             raise InputError(f"image {str(error).partition(';')[0]}; mend or remove it.") from None
         recorded = self.digests[index]
@@ -208,7 +208,7 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def _manifest(source: Path) -> ImageSet:
-    lines = re.split("\r\n|\r|\n", store.read_text(source, LIST))
+    lines = re.split("\r\n|\r|\n", disk.read_text(source, LIST))
     try:
         rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
     except csv.Error as error:

@@ -6,7 +6,7 @@ Both are kept as artifacts, so that a second run does not find them again.
 import json
 from pathlib import Path
 
-from edgeres import engines, machine, store
+from edgeres import disk, engines, machine, store
 from edgeres.data import ImageSet
 from edgeres.errors import MissingRuntime
 from edgeres.inspect import inspect
@@ -43,7 +43,7 @@ def layers(engine: Path, source: Path, target: Target, out: Path) -> Artifact:
         ]
         path.write_text(json.dumps([layer.model_dump() for layer in told], indent=2), encoding="utf-8")
 
-    made_from = {"engine": store.digest(engine), "model": store.digest(source)}
+    made_from = {"engine": disk.digest(engine), "model": disk.digest(source)}
     parameters = {"target": str(target), "machine": machine.describe().identity}
     packages = store.versions("edgeres", *engines.packages(target))
     return store.make(out, Sidecar("layers", made_from, parameters, packages), write)
@@ -61,5 +61,5 @@ def errors(model: Path, quantized: Path, images: ImageSet, out: Path) -> Artifac
         told = [LayerError(name=error.name, role=error.role, sqnr_db=error.sqnr) for error in found]
         path.write_text(json.dumps([error.model_dump() for error in told], indent=2), encoding="utf-8")
 
-    made_from = {"model": store.digest(model), "quantized": store.digest(quantized), "images": some.digest}
+    made_from = {"model": disk.digest(model), "quantized": disk.digest(quantized), "images": some.digest}
     return store.make(out, Sidecar("errors", made_from, {}, store.versions("edgeres", "onnxruntime", "numpy")), write)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres import onnx_io, regions, store
+from edgeres import disk, onnx_io, regions, store
 from edgeres.canonical import OUTPUT, canonical
 from edgeres.data import ImageSet, open_images
 from edgeres.errors import InputError, MissingRuntime, UsageError
@@ -137,8 +137,8 @@ def export(
         notes = [*loaded.notes, *(model.notes if isinstance(model, detection.Maps) else ())]
         return {**parity, "agreement": agreement, "recognised": recognised, "notes": notes}
 
-    made_from = {"weights": store.digest(loaded.files[0]), "images": photos.digest}
-    made_from |= {file.name: store.digest(file) for file in loaded.files[1:]}
+    made_from = {"weights": disk.digest(loaded.files[0]), "images": photos.digest}
+    made_from |= {file.name: disk.digest(file) for file in loaded.files[1:]}
     parameters: dict[str, Any] = {"opset": opset, "batch": batch, "model": info.to_json()}
     if features:
         parameters["features"] = list(ends)

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
-from edgeres import onnx_limits, signature, store
+from edgeres import disk, onnx_limits, signature, store
 from edgeres.errors import InputError
 from edgeres.types import Frame, Images, Preprocess, Task
 
@@ -79,7 +79,7 @@ def read(path: Path) -> bytes:
     """The bytes of an ONNX file without its external data; UsageError where it is absent, InputError as `refuse`."""
     if path.is_file():
         refuse(path.stat().st_size, path)
-    return store.read(path, onnx_limits.FILE)
+    return disk.read(path, onnx_limits.FILE)
 
 
 def refuse(size: int, path: Path) -> None:

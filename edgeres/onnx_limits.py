@@ -14,8 +14,8 @@ import onnx
 from google.protobuf.message import Message
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from edgeres.disk import opened
 from edgeres.errors import InputError, UsageError
-from edgeres.store import opened
 
 FILE = 2**31 - 1
 """Bytes of a model without its external data: more no protobuf has."""

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
-from edgeres import backends, evaluate, explain, gate, machine, onnx_io, recipe, store
+from edgeres import backends, disk, evaluate, explain, gate, machine, onnx_io, recipe
 from edgeres.cells import Pending, finish, tell, told
 from edgeres.data import ImageSet, open_images
 from edgeres.errors import EdgeresError, InputError, UsageError
@@ -129,7 +129,7 @@ class _Run:
             raise UsageError(f"no device that was named measures {wanted}; see `edgeres devices list` and the recipe.")
         calibrated = any(cell.precision is Precision.INT8 for cell in cells)
         calibration, evaluation = self._images(calibrated)
-        with store.filling(self.folder, self.progress.say):
+        with disk.filling(self.folder, self.progress.say):
             return self._filled(work, calibrated, calibration, evaluation)
 
     def _filled(self, work: Work, calibrated: bool, calibration: ImageSet, evaluation: ImageSet) -> Report:
@@ -156,7 +156,7 @@ class _Run:
             ],
             rules=self.recipe.check,
         )
-        store.write_json(self.folder / FILE, report.model_dump(mode="json"))
+        disk.write_json(self.folder / FILE, report.model_dump(mode="json"))
         return report
 
     def _groups(self, place: Place) -> list[list[Pending]]:

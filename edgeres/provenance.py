@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgeres import signature, store
+from edgeres import disk, signature, store
 from edgeres.errors import InputError, UsageError
 from edgeres.store import Sidecar
 
@@ -39,7 +39,7 @@ def sign(artifact: Path, key: Path) -> Path:
     InputError where the sidecar is absent or describes another file; as `signature.seal`.
     """
     out = signature.path(artifact)
-    store.write_bytes(out, signature.seal(json.dumps(statement(artifact)).encode(), key))
+    disk.write_bytes(out, signature.seal(json.dumps(statement(artifact)).encode(), key))
     return out
 
 
@@ -54,7 +54,7 @@ def verify(artifact: Path, keys: Path | None = None) -> Verified:
     if keys is None:
         raise UsageError(f"verify needs a public key; give --key, or set {signature.TRUSTED}.")
     files = [file for file in (artifact, store.sidecar_path(artifact)) if file.exists() or file == artifact]
-    found = Verified(*signature.verify(artifact, [store.digest(file) for file in files], keys))
+    found = Verified(*signature.verify(artifact, [disk.digest(file) for file in files], keys))
     if found.statement.get("predicateType") != PREDICATE:
         raise InputError(f"{signature.path(artifact)} is signed but tells no provenance; sign it with `edgeres sign`.")
     return found
@@ -62,8 +62,8 @@ def verify(artifact: Path, keys: Path | None = None) -> Verified:
 
 def statement(artifact: Path) -> dict[str, Any]:
     """The in-toto statement about an artifact; InputError where its sidecar is absent or describes another file."""
-    sidecar = store.read_sidecar(artifact)
-    if sidecar is None or sidecar.digest != store.digest(artifact):
+    digest, sidecar = disk.digest(artifact), store.read_sidecar(artifact)
+    if sidecar is None or sidecar.digest != digest:
         raise InputError(f"{artifact} is not a file that a sidecar beside it describes; make it again, then sign.")
     steps = dict(_steps(sidecar, _sidecars(artifact)))
     dependencies = [*steps.values(), *(_resource(IMAGE, digest) for digest in sidecar.calibration)]
@@ -71,7 +71,7 @@ def statement(artifact: Path) -> dict[str, Any]:
     files = (artifact, store.sidecar_path(artifact))
     return {
         "_type": STATEMENT,
-        "subject": [_resource(file.name, store.digest(file)) for file in files],
+        "subject": [_resource(file.name, disk.digest(file)) for file in files],
         "predicateType": PREDICATE,
         "predicate": {
             "buildDefinition": {

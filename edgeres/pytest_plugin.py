@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from edgeres.schema import Report
 
 RECIPE, BASELINE = "--edgeres", "--edgeres-baseline"
+_ACCEPTED = pytest.StashKey["Report"]()
+_MADE = pytest.StashKey["Report | str"]()
+"""The report, or why there is none: a run that fails is not repeated for each test."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -23,19 +26,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Add the rules first, so that `-k` chooses among them too."""
-    if not config.getoption(BASELINE):
+    """Read what is named before anything runs, and add the rules first, so that `-k` chooses among them too."""
+    path, accepted = config.getoption(RECIPE), config.getoption(BASELINE)
+    if not (path or accepted):
         return
-    from edgeres import recipe
+    from edgeres import recipe, report
     from edgeres.errors import EdgeresError
 
-    if not (path := config.getoption(RECIPE)):
+    if not path:
         raise pytest.UsageError(f"{BASELINE} needs the recipe that is held to it; give {RECIPE}.")
     try:
         rules = recipe.read(path).check
+        if accepted:
+            config.stash[_ACCEPTED] = report.load(accepted)
+            items += [Rule.from_parent(session, name=rule, nodeid=f"{path}::{rule}") for rule in rules]
     except EdgeresError as error:
         raise pytest.UsageError(str(error)) from None
-    items += [Rule.from_parent(session, name=rule, nodeid=f"{path}::{rule}") for rule in rules]
 
 
 @pytest.fixture(scope="session")
@@ -50,21 +56,17 @@ class Rule(pytest.Item):
     """One rule of [check], on all cells."""
 
     def runtest(self) -> None:
-        from edgeres import gate, report
+        from edgeres import gate
 
         found = _report(self.config)
         rules = {self.name: found.rules[self.name]}
-        verdicts = gate.compare(found, report.load(self.config.getoption(BASELINE)), rules)
+        verdicts = gate.compare(found, self.config.stash[_ACCEPTED], rules)
         broken = [f"{one.outcome}: {one.sentence}" for one in verdicts if one.outcome is not gate.Outcome.PASSED]
         if broken:
             pytest.fail("\n".join(broken), pytrace=False)
 
     def reportinfo(self) -> tuple[Path, None, str]:
         return self.config.getoption(RECIPE), None, f"edgeres {self.name}"
-
-
-_MADE = pytest.StashKey["Report | str"]()
-"""The report, or why there is none: a run that fails is not repeated for each test."""
 
 
 def _report(config: pytest.Config) -> "Report":

@@ -2,21 +2,15 @@
 
 import json
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from edgeres import store
+from edgeres import disk
 from edgeres.errors import InputError, UsageError
 from edgeres.types import Frame, Precision, Target, Task
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 class Part(BaseModel):
@@ -120,10 +114,7 @@ _PARTS: Mapping[str, type[Part]] = {
 
 def read(path: Path) -> Recipe:
     """Read a recipe, paths from its own folder on; UsageError where it is absent, InputError where it is wrong."""
-    try:
-        content = tomllib.loads(store.read_text(path))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is not TOML ({error}).") from None
+    content = disk.parse_toml(disk.read_text(path), path)
     try:
         recipe = Recipe.model_validate({"name": path.stem, **content})
     except ValidationError as error:
@@ -162,7 +153,7 @@ def write(recipe: Recipe, path: Path) -> None:
         lines += ["", f"[{key}]", *(f"{name} = {toml_value(value)}" for name, value in table.items())]
     for target in content["targets"]:
         lines += ["", "[[targets]]", *(f"{name} = {toml_value(value)}" for name, value in target.items())]
-    store.write_bytes(path, ("\n".join(lines) + "\n").encode())
+    disk.write_bytes(path, ("\n".join(lines) + "\n").encode())
 
 
 def toml_value(value: Any) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeres import disk
 from edgeres.errors import InputError, MissingRuntime, UsageError
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 TRUSTED = "EDGERES_TRUSTED_KEYS"
 PAYLOAD = "application/vnd.in-toto+json"
-LARGEST = 1 << 26
-"""Bytes of a signature file that are read at most. Its statement names every calibration image."""
 
 
 def path(artifact: Path) -> Path:
@@ -58,10 +57,12 @@ def seal(payload: bytes, key: Path) -> bytes:
 
     UsageError where the key cannot be read, InputError where it is no private Ed25519 key.
     """
+    from cryptography.exceptions import UnsupportedAlgorithm
+
     serialization, ed25519 = _cryptography()
     try:
-        private = serialization.load_pem_private_key(_read(key), password=None)
-    except (ValueError, TypeError) as error:
+        private = serialization.load_pem_private_key(disk.read(key, disk.TEXT), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise InputError(f"{key} is not a private key that can be used ({error}); see `edgeres keygen`.") from None
     if not isinstance(private, ed25519.Ed25519PrivateKey):
         raise InputError(f"{key} is no Ed25519 key; make one with `edgeres keygen`.")
@@ -96,21 +97,15 @@ def verify(artifact: Path, digests: Collection[str], keys: Path) -> tuple[dict[s
 
 
 def _lines(artifact: Path) -> list[bytes]:
-    """The envelopes beside an artifact. A pipe in their place would be waited for."""
+    """The envelopes beside an artifact: a statement names every calibration image, so there may be megabytes."""
     file = path(artifact)
     try:
-        if not file.is_file():
-            raise FileNotFoundError
-        with file.open("rb") as opened:
-            content = opened.read(LARGEST + 1)
-    except OSError:
+        return disk.read(file, disk.TEXT).splitlines()
+    except UsageError:
         raise InputError(
             f"{artifact} is not signed: there is no {file.name}; copy that along with it, "
             "or sign it where it was built: `edgeres sign`."
         ) from None
-    if len(content) > LARGEST:
-        raise InputError(f"{file} is larger than the {LARGEST >> 20} MiB that a signature may have; sign it again.")
-    return content.splitlines()
 
 
 def _opened(line: bytes, keys: Sequence[tuple[Path, "Ed25519PublicKey"]]) -> list[tuple[bytes, Path]]:
@@ -140,13 +135,15 @@ def _encoded(kind: str, payload: bytes) -> bytes:
 
 
 def _public(keys: Path) -> list[tuple[Path, "Ed25519PublicKey"]]:
+    from cryptography.exceptions import UnsupportedAlgorithm
+
     serialization, ed25519 = _cryptography()
     files = sorted(keys.glob("*.pem")) if keys.is_dir() else [keys]
     found = []
     for file in files:
         try:
-            key = serialization.load_pem_public_key(_read(file))
-        except ValueError:
+            key = serialization.load_pem_public_key(disk.read(file, disk.TEXT))
+        except (ValueError, UnsupportedAlgorithm):
             raise InputError(f"{file} is not a public key; see `edgeres keygen`.") from None
         if not isinstance(key, ed25519.Ed25519PublicKey):
             raise InputError(f"{file} is no Ed25519 key; see `edgeres keygen`.")
@@ -180,13 +177,6 @@ def _create(file: Path, content: bytes, mode: int) -> None:
         raise UsageError(f"{file} is there already; name another key.") from None
     except OSError as error:
         raise UsageError(f"{file} cannot be written ({error.strerror}); write elsewhere.") from None
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{file} cannot be read ({error.strerror}); check the path of the key.") from None
 
 
 def _cryptography() -> tuple[Any, Any]:

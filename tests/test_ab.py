@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from report.example import built, cell, latency, report
 
-from edgeres import ab, store
+from edgeres import ab, disk
 from edgeres.ab import LOOKS, compare, decide, interval
 from edgeres.errors import UsageError
 from edgeres.gate import Outcome
@@ -112,7 +112,7 @@ def test_engines_take_turns_at_being_the_first(measured):
 
 def folder(path, cells):
     path.mkdir()
-    store.write_json(path / "report.json", report(cells).model_dump(mode="json"))
+    disk.write_json(path / "report.json", report(cells).model_dump(mode="json"))
     return path
 
 

@@ -17,7 +17,7 @@ import typer.main
 from PIL import Image
 from report.example import solar
 
-from edgeres import ab, cli, gate, store
+from edgeres import ab, cli, disk, gate, store
 from edgeres.cli import common, main
 from edgeres.errors import (
     BuildError,
@@ -358,6 +358,23 @@ def test_the_architectures_are_listed(capsys: pytest.CaptureFixture[str], monkey
 CIFAR = "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "where"),
+    [
+        (["verify", "a.onnx", "--key", ""], "--key"),
+        (["verify", "a.onnx", "--key="], "--key"),
+        (["report", ""], "report"),
+        (["run", "a.toml", "-o", ""], "-o"),
+        ([""], "edgeres"),
+    ],
+)
+def test_an_empty_argument_is_not_this_folder(
+    arguments: list[str], where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert f"after `{where}` is empty" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("ending", ["\n", "", "\r\n", "\n\n"])
 def test_an_export_that_is_there_is_unchanged(ending: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -401,9 +418,9 @@ def test_calibrate_quantize_build_and_eval_work_on_each_others_files(
     assert fitted.startswith("fitted.onnx: scheme onnxruntime, level balanced, method ")
     assert fitted.splitlines()[1] == "for ONNX Runtime and OpenVINO on x86 CPUs; --scheme names what others take"
     assert "auto" not in fitted
-    assert json.loads(Path("fitted.onnx.json").read_text())["inputs"]["statistics"] == store.digest(Path("model.stats"))
+    assert json.loads(Path("fitted.onnx.json").read_text())["inputs"]["statistics"] == disk.digest(Path("model.stats"))
     built = json.loads(said("build int8.onnx -t onnxruntime:cpu -o engine.onnx --json"))
-    assert built["digest"] == store.digest(Path("engine.onnx"))
+    assert built["digest"] == disk.digest(Path("engine.onnx"))
     assert main(f"eval engine.onnx -t onnxruntime:cpu {data}".split()) == 2
     assert "shares 20 of its 20 images with the calibration (of engine.onnx)" in capsys.readouterr().err
     shown = said(f"eval engine.onnx -t onnxruntime:cpu --data {mirrored_folder} --reference model.onnx").splitlines()
@@ -545,14 +562,14 @@ def test_what_goes_wrong_with_int8_files_is_one_sentence(
     line: str, said: str, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
-    before = store.digest(Path("model.stats")), store.digest(Path("model.onnx"))
+    before = disk.digest(Path("model.stats")), disk.digest(Path("model.onnx"))
     assert main(line.split()) == code
     shown = capsys.readouterr()
     assert shown.out == ""
     assert said in shown.err
     assert shown.err.startswith("edgeres: ")
     assert shown.err.count("\n") == 1
-    assert (store.digest(Path("model.stats")), store.digest(Path("model.onnx"))) == before  # nothing was calibrated
+    assert (disk.digest(Path("model.stats")), disk.digest(Path("model.onnx"))) == before  # nothing was calibrated
     assert not any(Path().glob("out.*"))
 
 

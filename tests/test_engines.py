@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 
-from edgeres import backends, cli, engines, machine, measure, onnx_io, store
+from edgeres import backends, cli, disk, engines, machine, measure, onnx_io, store
 from edgeres.backends import tensorrt
 from edgeres.errors import BuildError, EdgeresError, InputError, MissingRuntime, UsageError
 from edgeres.types import Target
@@ -35,10 +35,10 @@ def test_the_sidecar_says_what_the_engine_was_made_from(exported: Path, tmp_path
     assert sidecar is not None
     assert sidecar.key == made.sidecar.key
     assert sidecar.kind == "engine"
-    assert sidecar.inputs == {"model": store.digest(exported)}
+    assert sidecar.inputs == {"model": disk.digest(exported)}
     assert sidecar.parameters["target"] == "onnxruntime:cpu"
     assert set(sidecar.versions) == {"edgeres", "onnxruntime"}
-    assert sidecar.digest == store.digest(made.path)
+    assert sidecar.digest == disk.digest(made.path)
 
 
 def test_an_engine_is_not_built_of_an_engine(blob: Path, tmp_path: Path) -> None:
@@ -118,10 +118,10 @@ def test_an_onnx_file_needs_no_sidecar_and_fits_any_target(exported: Path, tmp_p
 def edit(engine: Path, **changes: Any) -> None:
     """Change the sidecar of an engine: a dictionary of it is updated."""
     path = store.sidecar_path(engine)
-    sidecar = store.read_json(path)
+    sidecar = disk.read_json(path)
     for key, values in changes.items():
         sidecar[key] |= values
-    store.write_json(path, sidecar)
+    disk.write_json(path, sidecar)
 
 
 @pytest.mark.parametrize(
@@ -153,9 +153,9 @@ def test_the_sidecar_of_a_blob_tells_its_cpu_and_an_older_one_is_loaded(blob: Pa
     assert sidecar is not None
     assert sidecar.parameters["hardware"].split() == [platform.machine(), *machine.describe().features]
     path = store.sidecar_path(blob)
-    told = store.read_json(path)
+    told = disk.read_json(path)
     del told["parameters"]["hardware"]
-    store.write_json(path, told)
+    disk.write_json(path, told)
     engines.load(blob, OPENVINO)
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from PIL import Image
 
-from edgeres import engines, onnx_io, store
+from edgeres import disk, engines, onnx_io, store
 from edgeres.data import ImageSet, batches, open_images
 from edgeres.errors import BuildError, InputError, UsageError
 from edgeres.evaluate import (
@@ -308,9 +308,9 @@ def test_another_preprocessing_of_the_same_engine_predicts_again(
     engine = engines.build(exported, target, tmp_path / "x.blob").path
     assert evaluate(engine, target, images, tmp_path / "x.npz").made
     beside = store.sidecar_path(engine)
-    sidecar = store.read_json(beside)
+    sidecar = disk.read_json(beside)
     sidecar["parameters"]["model"]["preprocess"]["std"] = [1.0, 1.0, 1.0]
-    store.write_json(beside, sidecar)
+    disk.write_json(beside, sidecar)
     assert evaluate(engine, target, images, tmp_path / "x.npz").made
 
 

@@ -18,8 +18,8 @@ torch = pytest.importorskip("torch", reason="the extra `export` is not installed
 
 from safetensors.torch import save_file  # noqa: E402
 
+from edgeres import disk, onnx_io, store  # noqa: E402
 from edgeres import export as step  # noqa: E402
-from edgeres import onnx_io, store  # noqa: E402
 from edgeres.cli import main  # noqa: E402
 from edgeres.data import batches, open_images  # noqa: E402
 from edgeres.errors import InputError, MissingRuntime, ParityError, UsageError  # noqa: E402
@@ -159,7 +159,7 @@ def test_the_description_is_in_the_file_and_the_proof_in_the_sidecar(exported: P
     assert (info.arch, info.outputs, info.classes[:2]) == ("cifar_resnet20", 10, ("airplane", "automobile"))
     assert (info.preprocess.resize, info.preprocess.crop) == (32, 32)
     sidecar = store.verify(exported)
-    assert sidecar.inputs["weights"] == store.digest(checkpoint)
+    assert sidecar.inputs["weights"] == disk.digest(checkpoint)
     assert set(sidecar.results) == {"images", "largest", "relative", "agreement", "recognised", "notes"}
     assert (sidecar.results["recognised"], sidecar.results["notes"]) == (["cifar_resnet20"], [])
     assert sidecar.results["images"] == 4

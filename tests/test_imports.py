@@ -28,6 +28,7 @@ LAYERS = (
     {"significance"},
     {"store", "schema", "bootstrap", "figures", "labels", "pixels"},
     {"signature"},
+    {"disk"},
     {"locks", "processes", "types"},
     {"errors"},
 )

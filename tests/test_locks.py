@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeres import locks, processes, store
+from edgeres import disk, locks, processes, store
 from edgeres.errors import BuildError, EdgeresError
 from edgeres.store import Sidecar
 
@@ -20,7 +20,7 @@ pytest.importorskip("fcntl", reason="the system has no flock")
 HOLD = """
 import sys, time
 from pathlib import Path
-from edgeres import locks, store
+from edgeres import disk, locks, store
 from edgeres.store import Sidecar
 def hold():
     print("held", flush=True)
@@ -89,7 +89,7 @@ def test_a_folder_is_held_by_one_run(tmp_path: Path) -> None:
     said: list[str] = []
     with holder("with locks.folder(Path(sys.argv[1])): hold()", tmp_path) as first:
         killer = subprocess.Popen(["sh", "-c", f"sleep 0.3; kill -9 {first.pid}"])
-        with store.filling(tmp_path, said.append):
+        with disk.filling(tmp_path, said.append):
             assert left(tmp_path) == [locks.LOCK]
         killer.wait()
     assert said == [f"{tmp_path} is being written by process {first.pid}; waiting until it is done."]

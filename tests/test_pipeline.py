@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgeres import evaluate, explain, gate, onnx_io, pipeline, store
+from edgeres import disk, evaluate, explain, gate, onnx_io, pipeline
 from edgeres import measure as measuring
 from edgeres.data import open_images
 from edgeres.errors import BuildError, EdgeresError, InputError, UsageError
@@ -173,7 +173,7 @@ def test_the_report_holds_a_measured_cell_for_each_target_and_precision(finished
     for cell in report.cells:
         assert cell.message == ""
         assert cell.engine is not None
-        assert store.digest(folder / cell.engine) == cell.digest
+        assert disk.digest(folder / cell.engine) == cell.digest
         assert (folder / cell.engine).stat().st_size == cell.size
         assert cell.latency is not None
         assert len(cell.latency.samples) >= 5
@@ -184,7 +184,7 @@ def test_the_report_says_what_it_was_made_from(finished: tuple[Path, Report], re
     folder, report = finished
     assert report.name == "small"
     assert (report.model.arch, report.model.classes) == ("cifar_resnet20", 10)
-    assert report.model.digest == store.digest(folder / "model.onnx")
+    assert report.model.digest == disk.digest(folder / "model.onnx")
     assert report.model.parity["relative"] < 1e-4
     assert report.calibration["images"] == 12
     assert (report.calibration["method"], report.calibration["level"]) == ("minmax", "fast")
@@ -325,7 +325,7 @@ def test_a_target_that_is_missing_does_not_stop_the_others(folder: Path, recipe:
         assert (built.status, built.latency, built.accuracy) == ("built", None, None)
         assert "which is not here; install onnxruntime-qnn" in built.message
         assert built.engine is not None
-        assert store.digest(folder / built.engine) == built.digest
+        assert disk.digest(folder / built.engine) == built.digest
         assert states["onnxruntime:cpu", precision].status == "measured"
 
 

@@ -104,9 +104,14 @@ def test_a_run_that_fails_is_told_without_a_traceback(runs: Runs) -> None:
     [
         (("--edgeres-baseline", "accepted.json"), "*needs the recipe*"),
         (("--edgeres", "absent.toml", "--edgeres-baseline", "accepted.json"), "*absent.toml cannot be read*"),
+        (("--edgeres", "absent.toml", "-k", "nothing"), "*absent.toml cannot be read*"),
+        (("--edgeres", "mine.toml", "--edgeres-baseline", "absent.json"), "*absent.json holds no report.json*"),
+        (("--edgeres", "mine.toml", "--edgeres-baseline", "mine.toml"), "*mine.toml is not JSON*"),
     ],
 )
-def test_what_is_missing_is_an_error_of_usage(runs: Runs, arguments: tuple[str, ...], said: str) -> None:
-    found = runs(solar(), *arguments)
+def test_what_is_missing_is_an_error_of_usage_before_anything_runs(
+    runs: Runs, arguments: tuple[str, ...], said: str
+) -> None:
+    found = runs(AssertionError("it ran"), *arguments)
     assert found.ret == pytest.ExitCode.USAGE_ERROR
     found.stderr.fnmatch_lines([said])

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import pytest
 
-from edgeres import backends, cli, engines, onnx_io, provenance, signature, store
+from edgeres import backends, cli, disk, engines, onnx_io, provenance, signature, store
 from edgeres.errors import InputError, UsageError
 from edgeres.store import Sidecar
 from edgeres.types import Target
@@ -125,9 +125,9 @@ def replaced_and_signed(engine: Path, keys: Path) -> None:
 def mislabelled(engine: Path, keys: Path) -> None:
     """The same engine, whose sidecar tells of other classes: what it answers means something else."""
     path = store.sidecar_path(engine)
-    sidecar = store.read_json(path)
+    sidecar = disk.read_json(path)
     sidecar["parameters"]["model"]["classes"].reverse()
-    store.write_json(path, sidecar)
+    disk.write_json(path, sidecar)
 
 
 def stripped(engine: Path, keys: Path) -> None:
@@ -220,7 +220,7 @@ def test_weights_outside_the_signed_file_are_refused(
     path = tmp_path / "engine.onnx"
     model = onnx.load(exported)
     onnx.save(model, path, save_as_external_data=True, location="weights", size_threshold=1024)
-    store.write_json(store.sidecar_path(path), asdict(Sidecar("model", {}, digest=store.digest(path))))
+    disk.write_json(store.sidecar_path(path), asdict(Sidecar("model", {}, digest=disk.digest(path))))
     provenance.sign(path, keys / "mine.pem")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"engine\.onnx .*weights.* no signature"):
@@ -237,9 +237,9 @@ def test_a_signature_without_end_is_refused(built: Path, tmp_path: Path, monkeyp
     with pytest.raises(InputError, match=r"is not signed: there is no mine\.onnx\.intoto\.jsonl"):
         engines.load(path, CPU)
     signature.path(path).unlink()
-    monkeypatch.setattr(signature, "LARGEST", 1 << 20)
+    monkeypatch.setattr(disk, "TEXT", 1 << 20)
     signature.path(path).write_bytes(b" " * ((1 << 20) + 1))
-    with pytest.raises(InputError, match=r"intoto\.jsonl is larger than the 1 MiB .* sign it again"):
+    with pytest.raises(InputError, match=r"intoto\.jsonl is larger than the 1 MiB"):
         engines.load(path, CPU)
 
 
@@ -258,9 +258,9 @@ def test_an_emulated_target_gets_what_was_verified(
     emulator.chmod(0o755)
     monkeypatch.setenv("PATH", f"{emulator.parent}{os.pathsep}{os.environ['PATH']}")
     emulated = Target("onnxruntime", "cpu@haswell")
-    sidecar = store.read_json(store.sidecar_path(path))
+    sidecar = disk.read_json(store.sidecar_path(path))
     sidecar["parameters"]["target"] = str(emulated)
-    store.write_json(store.sidecar_path(path), sidecar)
+    disk.write_json(store.sidecar_path(path), sidecar)
     provenance.sign(path, keys / "mine.pem")
     wanted = engines.load(path, emulated, 1).run(IMAGES)
     layers = _seen(engines.inspect(path, emulated))

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeres import store
+from edgeres import disk, store
 from edgeres.errors import EdgeresError, InputError, UsageError
 from edgeres.store import Sidecar
 
@@ -34,22 +34,22 @@ def made(artifact: Path, sidecar: Sidecar = SIDECAR, content: bytes = b"content"
 def test_digest_is_sha256_of_the_bytes(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"abc")
-    assert store.digest(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert disk.digest(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     large = b"x" * (3 << 20)
     path.write_bytes(large)
-    assert store.digest(path) == hashlib.sha256(large).hexdigest()
+    assert disk.digest(path) == hashlib.sha256(large).hexdigest()
 
 
 @pytest.mark.parametrize("name", ["absent", "."])
 def test_digest_names_a_file_that_cannot_be_read(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match=r"cannot be read \(.+\); check the path"):
-        store.digest(tmp_path / name)
+        disk.digest(tmp_path / name)
 
 
 def test_writing_makes_folders_and_leaves_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "file.bin"
-    store.write_bytes(path, b"one")
-    store.write_bytes(path, b"two")
+    disk.write_bytes(path, b"one")
+    disk.write_bytes(path, b"two")
     assert path.read_bytes() == b"two"
     assert list(path.parent.iterdir()) == [path]
     assert path.stat().st_mode & 0o777 == 0o644
@@ -60,7 +60,7 @@ def test_an_exception_keeps_the_old_file_and_removes_the_half_written_one(tmp_pa
     path.write_bytes(b"old")
 
     def interrupted() -> None:
-        with store.replacing(path) as temporary:
+        with disk.replacing(path) as temporary:
             temporary.write_bytes(b"half")
             raise KeyboardInterrupt
 
@@ -74,8 +74,8 @@ def test_a_process_that_dies_while_writing_keeps_the_old_file(tmp_path: Path) ->
     path = tmp_path / "file"
     path.write_bytes(b"old")
     script = (
-        "import os, sys, pathlib; from edgeres import store\n"
-        "with store.replacing(pathlib.Path(sys.argv[1])) as temporary:\n"
+        "import os, sys, pathlib; from edgeres import disk, store\n"
+        "with disk.replacing(pathlib.Path(sys.argv[1])) as temporary:\n"
         "    temporary.write_bytes(b'half'); os._exit(9)"
     )
     died = subprocess.run([sys.executable, "-c", script, str(path)], check=False)
@@ -88,16 +88,16 @@ def test_a_reader_of_the_old_file_reads_it_to_the_end(tmp_path: Path) -> None:
     path.write_bytes(b"old and long")
     with path.open("rb", buffering=0) as reader:
         assert reader.read(3) == b"old"
-        store.write_bytes(path, b"new")
+        disk.write_bytes(path, b"new")
         assert reader.read() == b" and long"
 
 
 def test_a_place_that_cannot_be_written_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UsageError, match="cannot be written"):
-        store.write_bytes(tmp_path / "file" / "below", b"")
+        disk.write_bytes(tmp_path / "file" / "below", b"")
     with pytest.raises(UsageError, match="is a folder"):
-        store.write_bytes(tmp_path, b"")
+        disk.write_bytes(tmp_path, b"")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -106,7 +106,7 @@ def test_a_full_disk_is_said_and_keeps_the_old_file(tmp_path: Path) -> None:
     path.write_bytes(b"old")
 
     def fill() -> None:
-        with store.replacing(path):
+        with disk.replacing(path):
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(EdgeresError, match=r"file cannot be written \(No space left on device\); make room"):
@@ -117,21 +117,21 @@ def test_a_full_disk_is_said_and_keeps_the_old_file(tmp_path: Path) -> None:
 
 def test_json_with_nan_is_refused_and_the_old_file_stays(tmp_path: Path) -> None:
     path = tmp_path / "file.json"
-    store.write_json(path, {"b": 1, "a": [0.5]})
+    disk.write_json(path, {"b": 1, "a": [0.5]})
     assert path.read_text() == '{\n  "b": 1,\n  "a": [\n    0.5\n  ]\n}\n'
     with pytest.raises(ValueError, match="Out of range"):
-        store.write_json(path, {"value": float("nan")})
-    assert store.read_json(path) == {"b": 1, "a": [0.5]}
+        disk.write_json(path, {"value": float("nan")})
+    assert disk.read_json(path) == {"b": 1, "a": [0.5]}
 
 
 def test_json_that_is_absent_or_damaged_is_named(tmp_path: Path) -> None:
     path = tmp_path / "file.json"
     with pytest.raises(UsageError, match=r"file\.json cannot be read"):
-        store.read_json(path)
+        disk.read_json(path)
     for damaged in (b"{", b"\xff\xfe", b""):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match=r"file\.json is not JSON"):
-            store.read_json(path)
+            disk.read_json(path)
 
 
 def test_versions_tell_what_is_absent() -> None:
@@ -231,7 +231,7 @@ def test_a_crash_between_artifact_and_sidecar_is_made_again(tmp_path: Path, monk
         raise SystemExit
 
     with monkeypatch.context() as patched:
-        patched.setattr(store, "write_json", killed)
+        patched.setattr(disk, "write_json", killed)
         with pytest.raises(SystemExit):
             made(artifact, changed, b"new")
     assert artifact.read_bytes() == b"new"
@@ -259,9 +259,9 @@ def test_what_calibrated_is_told_of_the_very_file_alone(tmp_path: Path) -> None:
     assert list(store.calibration(path)) == []
     store.make(path, replace(SIDECAR, calibration=("a", "b")), lambda temporary: temporary.write_bytes(b"x") and None)
     assert list(store.calibration(path)) == ["a", "b"]
-    stored = store.read_json(store.sidecar_path(path))
-    store.write_json(store.sidecar_path(path), {key: stored[key] for key in stored if key != "calibration"})
+    stored = disk.read_json(store.sidecar_path(path))
+    disk.write_json(store.sidecar_path(path), {key: stored[key] for key in stored if key != "calibration"})
     assert list(store.calibration(path)) == []
-    store.write_json(store.sidecar_path(path), stored)
+    disk.write_json(store.sidecar_path(path), stored)
     path.write_bytes(b"y")
     assert list(store.calibration(path)) == []

@@ -43,8 +43,10 @@ def options(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and give its exit code: 0 ok, 1 regressed, 2 usage, 3 failed, 4 inconclusive, 70 a bug."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        status = app(args=None if arguments is None else list(arguments), prog_name="edgeres", standalone_mode=False)
+        _complete(given)
+        status = app(args=given, prog_name="edgeres", standalone_mode=False)
     except UsageError as error:
         return _failed(str(error), USAGE)
     except EdgeresError as error:
@@ -73,6 +75,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if status == INTERRUPTED:  # Typer's own answer
         return _failed("interrupted; run again to go on.", INTERRUPTED)
     return status if isinstance(status, int) else OK
+
+
+def _complete(arguments: Sequence[str]) -> None:
+    """UsageError where an argument is empty, as a variable of a shell may be: as a path it would be this folder."""
+    for last, argument in zip(["edgeres", *arguments], arguments, strict=False):
+        name, equals, value = argument.partition("=") if argument.startswith("--") else (last, "", argument)
+        if not value and (equals or not argument):
+            raise UsageError(f"what stands after `{name}` is empty; give it a value, or leave it out.")
 
 
 def _failed(sentence: str, code: int) -> int:

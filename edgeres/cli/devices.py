@@ -46,23 +46,22 @@ def add(
     address: Annotated[str, typer.Argument(help="As ssh takes it, user@host:port; not for --agent.")] = "",
     target: Annotated[list[str] | None, typer.Option("--target", "-t", help="What is measured there.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="Any word; a run may name it in place of devices.")] = None,
-    python: Annotated[str, typer.Option(help="The interpreter there that has edgeres.")] = "python3",
+    python: Annotated[
+        str | None, typer.Option(help="The interpreter there that has edgeres.", show_default="python3")
+    ] = None,
     agent: Annotated[bool, typer.Option("--agent", help="It dials in by itself; see `edgeres agent`.")] = False,
     inventory: Inventory = DEVICES,
     certificates: Certificates = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add a device to the inventory, or change it; with a certificate where `devices init` made an authority."""
-    from edgeres import backends
+    """Add a device to the inventory, or change what is given of it; with a certificate where `devices init` made an
+    authority."""
     from edgeres.fleet import certificates as step
     from edgeres.fleet import inventory as inventories
-    from edgeres.types import Target
 
-    keys = {"address": address, "targets": target or [], "labels": label or [], "python": python}
-    made = inventories.device({"name": name, "reach": "agent" if agent else "ssh", **keys})
-    for one in made.targets:
-        backends.find(Target.parse(one))
-    known = inventories.put(inventory, made)
+    reach = "agent" if agent else "ssh" if address else None
+    keys = {"address": address, "reach": reach, "targets": target, "labels": label, "python": python}
+    made, known = inventories.put(inventory, name, {key: value for key, value in keys.items() if value})
     folder = _folder(inventory, certificates)
     own = step.issue(folder, name) if (folder / step.CA).exists() else None
     text = f"{inventory}: {name} {'changed' if known else 'added'}"

@@ -137,11 +137,11 @@ def _table(sizes: Mapping[str, Any]) -> str:
 
 
 def _lines(path: Path | None) -> list[str]:
-    from edgeres import store
+    from edgeres import disk
 
     if path is None:
         return []
-    names = [line.strip() for line in store.read_text(path).splitlines() if line.strip()]
+    names = [line.strip() for line in disk.read_text(path).splitlines() if line.strip()]
     if not names:
         raise InputError(f"{path} holds no class names; give one name a line.")
     return names

@@ -38,7 +38,7 @@ def _drawable(out: Path | None) -> None:
 
 
 def _write(out: Path | None, drawn: str) -> None:
-    from edgeres import store
+    from edgeres import disk
 
     if out is not None:
-        store.write_bytes(out, drawn.encode())
+        disk.write_bytes(out, drawn.encode())

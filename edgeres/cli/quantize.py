@@ -118,7 +118,7 @@ def diagnose(
     as_json: AsJson = False,
 ) -> None:
     """Show where an INT8 file loses: the error of each tensor against FP32, the worst first, and outlier channels."""
-    from edgeres import store
+    from edgeres import disk
     from edgeres.data import open_images
     from edgeres.quantization.diagnose import diagnose as step
     from edgeres.report import errors as picture
@@ -127,7 +127,7 @@ def diagnose(
         check_name(out, ".svg")
     found = step(model, quantized, open_images(data).draw(samples))
     if out is not None:
-        store.write_bytes(out, picture.svg(found).encode())
+        disk.write_bytes(out, picture.svg(found).encode())
     if as_json:
         typer.echo(json.dumps([asdict(error) for error in found], indent=2))
     else:

@@ -35,8 +35,8 @@ def tune(
 ) -> None:
     """Find the fastest engine for a target that loses no more than a bound, and write the recipe (.toml) that makes it
     and a page (.html) with all trials."""
+    from edgeres import disk
     from edgeres import recipe as recipes
-    from edgeres import store
     from edgeres import tune as step
     from edgeres.tune import page
     from edgeres.tune import show as shown
@@ -48,7 +48,7 @@ def tune(
         read, Target.parse(target), folder, max_drop=max_drop, minutes=minutes, progress=progress()
     )
     recipes.write(made, out)
-    store.write_bytes(out.with_suffix(".html"), page.render(found, target).encode())
+    disk.write_bytes(out.with_suffix(".html"), page.render(found, target).encode())
     show(f"{shown.text(found)}\n{out}: written", {"out": str(out), **shown.to_json(found)}, as_json)
 
 
@@ -167,10 +167,10 @@ def check(
         verdicts = compare(*ab, _percentage(threshold or "2.5%"), target, threads, progress())
     outcome = gate.overall(verdicts)
     if junit:
+        from edgeres import disk
         from edgeres import junit as xml
-        from edgeres import store
 
-        store.write_bytes(junit, xml.render(verdicts, "edgeres check").encode())
+        disk.write_bytes(junit, xml.render(verdicts, "edgeres check").encode())
     if annotate:
         from edgeres import annotations
 

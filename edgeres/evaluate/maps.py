@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres import bootstrap, boxes, engines, onnx_io, store
+from edgeres import bootstrap, boxes, disk, engines, onnx_io, store
 from edgeres.data import ImageSet, batches
 from edgeres.errors import BuildError, InputError
 from edgeres.evaluate.detection import mean_average_precision
@@ -120,7 +120,7 @@ def evaluate(
         found = compare(engine, target, reference, images, threads=threads, settings=settings, progress=progress)
         path.write_text(json.dumps([score.model_dump() for score in found], indent=2), encoding="utf-8")
 
-    made_from = {"engine": store.digest(engine), "reference": store.digest(reference), "images": images.digest}
+    made_from = {"engine": disk.digest(engine), "reference": disk.digest(reference), "images": images.digest}
     packages = store.versions("edgeres", "onnxruntime", *engines.packages(target))
     return store.make(out, Sidecar("maps", made_from, conditions(target, threads, settings), packages), write)
 
@@ -128,7 +128,7 @@ def evaluate(
 def scores(path: Path) -> list[Score]:
     """Read what `evaluate` wrote; UsageError where it is absent, InputError where it is damaged."""
     try:
-        return [Score.model_validate(score) for score in store.read_json(path)]
+        return [Score.model_validate(score) for score in disk.read_json(path)]
     except (TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} holds no figures of maps ({reason}); evaluate again.") from None

@@ -14,7 +14,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres import archive, engines, labels, machine, onnx_io, store
+from edgeres import archive, disk, engines, labels, machine, onnx_io, store
 from edgeres.data import ImageSet, batches
 from edgeres.errors import BuildError, EdgeresError, InputError, UsageError
 from edgeres.onnx_io import ModelInfo
@@ -126,7 +126,7 @@ def evaluate(
         path.write_bytes(buffer.getvalue())
         return {"images_per_second": found.images_per_second}
 
-    made_from = {"engine": store.digest(engine), "images": images.digest}
+    made_from = {"engine": disk.digest(engine), "images": images.digest}
     parameters = {**conditions(target, threads, settings), "model": onnx_io.info(engine).to_json()}
     packages = store.versions("edgeres", *engines.packages(target))
     return store.make(out, Sidecar("predictions/3", made_from, parameters, packages), write)
@@ -144,7 +144,7 @@ def predictions(path: Path) -> Predictions:
         raise UsageError(f"there are no predictions at {path}; make them with `edgeres eval`.")
     sidecar = store.read_sidecar(path)
     try:
-        if sidecar and sidecar.digest != store.digest(path):
+        if sidecar and sidecar.digest != disk.digest(path):
             raise ValueError("it is not the file that its sidecar describes")
         arrays = archive.arrays(path)
         names, classes = (tuple(map(str, arrays[key])) for key in ("names", "classes"))

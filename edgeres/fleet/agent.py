@@ -6,19 +6,16 @@ certificates, which say who may take part, nothing but this machine is served.
 """
 
 import asyncio
-import ipaddress
 import logging
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from edgeres.errors import MissingRuntime, UsageError
 from edgeres.fleet import tasks, unpickling
+from edgeres.fleet.address import PORT, Address, host_port, place
 from edgeres.fleet.objects import LIMIT
 
-PORT = 8786
 AGAIN = (1.0, 30.0)
 """Seconds until an agent that lost its scheduler dials again: at first, and at most."""
 WORKER = {"gather", "get_data", "free_keys", "terminate", "ping", "keys", "versions", "identity", "connection_stream"}
@@ -54,18 +51,16 @@ def dask() -> Any:
     return distributed
 
 
-def security(address: str, certificates: Path | None, role: Any) -> Any:
+def security(address: Address, certificates: Path | None, role: Any) -> Any:
     """What Dask needs to trust the other side; UsageError where there are no certificates and it is elsewhere."""
     if certificates:
         from edgeres.fleet.certificates import security as secured
 
-        if not address.startswith("tls://"):
+        if address.scheme != "tls":
             raise UsageError(f"{address} is not encrypted; with certificates it is tls://HOST:{PORT}.")
         return secured(certificates, role)
-    host = urlsplit(address).hostname or ""
-    with suppress(ValueError):
-        if address.startswith("tcp://") and (host == "localhost" or ipaddress.ip_address(host).is_loopback):
-            return None
+    if address.scheme == "tcp" and address.loopback:
+        return None
     raise UsageError(
         f"{address} is not this machine: give --certificates, made by `edgeres devices init`, and tls://HOST:{PORT}; "
         f"without them tcp://127.0.0.1:{PORT} is served alone."
@@ -74,12 +69,12 @@ def security(address: str, certificates: Path | None, role: Any) -> Any:
 
 async def scheduler(address: str, certificates: Path | None = None) -> Any:
     """A running scheduler that listens at an address such as `tls://0.0.0.0:8786`; end it with `close`."""
-    trusted = security(address, certificates, "scheduler")
+    there = Address.parse(address)
+    trusted = security(there, certificates, "scheduler")
     distributed = dask()
     options: dict[str, Any] = {"dashboard": True, "dashboard_address": "127.0.0.1:0", "extensions": {}}
-    made = distributed.Scheduler(
-        host=address.rpartition(":")[0], port=urlsplit(address).port or PORT, security=trusted, **options
-    )
+    host = str(there).rpartition(":")[0]
+    made = distributed.Scheduler(host=host, port=there.port, security=trusted, **options)
     for name in set(made.handlers) - SCHEDULER:
         del made.handlers[name]
     if trusted:
@@ -108,13 +103,15 @@ async def agent(address: str, name: str, certificates: Path | None = None, *, li
 
     `listen` is HOST:PORT by which the scheduler reaches this device, where that is not the way it dials out by.
     """
-    trusted = security(address, certificates, "worker")
+    there = Address.parse(address)
+    trusted = security(there, certificates, "worker")
+    listen = listen and place(*host_port(listen))
     distributed = dask()
     wait = AGAIN[0]
     while True:
         try:
-            own = await _own(address, trusted)
-            made = worker(distributed, address, name, trusted, listen or own)
+            own = await _own(there, trusted)
+            made = worker(distributed, str(there), name, trusted, listen or own)
             async with made:
                 logger.warning("%s listens at %s and serves %s", name, made.address, address)
                 wait = AGAIN[0]
@@ -125,29 +122,28 @@ async def agent(address: str, name: str, certificates: Path | None = None, *, li
         wait = min(2 * wait, AGAIN[1])
 
 
-async def _own(address: str, trusted: Any) -> str:
+async def _own(address: Address, trusted: Any) -> str:
     """The address that this device has towards its scheduler, and any port; OSError where it does not get there, or is
     not let in.
 
     Dask's guess, made while the network is still down after a reboot, would be the loopback; and it does not tell why a
     certificate is refused.
     """
-    there, options = urlsplit(address), {}
+    options = {}
     if trusted:
         arguments = trusted.get_connection_args("worker")
         options = {"ssl": arguments["ssl_context"], "server_hostname": arguments["server_hostname"]}
-    dialled = asyncio.open_connection(there.hostname, there.port or PORT, **options)
+    dialled = asyncio.open_connection(address.host, address.port, **options)
     reader, writer = await asyncio.wait_for(dialled, AGAIN[1])
     try:
         await asyncio.wait_for(reader.read(1), AGAIN[1])  # its greeting, or what it has against our certificate
-        host = writer.get_extra_info("sockname")[0]
+        return place(writer.get_extra_info("sockname")[0], 0)
     finally:
         writer.close()
-    return f"[{host}]:0" if ":" in host else f"{host}:0"
 
 
 def worker(distributed: Any, address: str, name: str, trusted: Any, listen: str) -> Any:
-    """A Dask worker that is an agent, not yet started."""
+    """A Dask worker that is an agent, not yet started; `listen` is HOST:PORT, port 0 for any."""
     from edgeres.fleet.status import Status
 
     host, _, port = listen.rpartition(":")

@@ -15,10 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from edgeres import store
+from edgeres import disk, store
 from edgeres.data import ImageSet
 from edgeres.errors import EdgeresError, UsageError
 from edgeres.fleet import agent, tasks
+from edgeres.fleet.address import Address
 from edgeres.fleet.tasks import Piece
 
 CHUNK = 2**22
@@ -38,8 +39,9 @@ class Fleet:
     """Agents behind one scheduler; close it, or use it in a `with`."""
 
     def __init__(self, address: str, certificates: Path | None = None, patience: float = PATIENCE) -> None:
-        self.address, self.patience = address, patience
-        self.security = agent.security(address, certificates, "client")
+        there = Address.parse(address)
+        self.address, self.patience = str(there), patience
+        self.security = agent.security(there, certificates, "client")
         self.distributed = agent.dask()
         self._client: Any = None
         self._lock = threading.Lock()
@@ -165,7 +167,7 @@ class Parcel:
         }
 
     def _add(self, path: Path) -> str:
-        digest = store.digest(path)
+        digest = disk.digest(path)
         self.files[digest] = path
         return digest
 

@@ -15,23 +15,19 @@ order and comments of all else stay.
 """
 
 import re
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from edgeres import store
+from edgeres import backends, disk
 from edgeres.errors import InputError, UsageError
+from edgeres.fleet.address import host_port
 from edgeres.recipe import toml_value
 from edgeres.schema import Machine, Part
 from edgeres.types import Target
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 NAME = r"^[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?$"
 """A name is a label of DNS (RFC 1123): it stands in a certificate, in a file name and in TOML without quotes."""
@@ -59,6 +55,29 @@ class Found(Machine):
     """The slowest and the fastest that the governor may choose."""
 
 
+def _address(text: str) -> str:
+    if text:
+        with _refused():
+            host_port(text.rpartition("@")[2])
+    return text
+
+
+def _target(text: str) -> str:
+    with _refused():
+        target = Target.parse(text)
+        backends.find(target)
+    return str(target)
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    """What pydantic tells the place of."""
+    try:
+        yield
+    except UsageError as error:
+        raise ValueError(error) from None
+
+
 def _name(text: str) -> str:
     if not re.match(NAME, text) or text.lower() in RESERVED:
         raise ValueError(f"{text!r} cannot be a device: letters, digits and hyphens, and not {', '.join(RESERVED)}")
@@ -70,9 +89,9 @@ class Device(Part):
     there and dials in. `python` is the interpreter there that has edgeres. `targets` are measured on it."""
 
     name: Annotated[str, AfterValidator(_name)]
-    address: str = ""
+    address: Annotated[str, AfterValidator(_address)] = ""
     reach: Literal["ssh", "agent"] = "ssh"
-    targets: list[Annotated[str, AfterValidator(lambda text: str(Target.parse(text)))]] = Field(default=[])
+    targets: list[Annotated[str, AfterValidator(_target)]] = Field(default=[])
     python: str = "python3"
     labels: list[str] = Field(default=[])
     found: Found | None = None
@@ -89,6 +108,17 @@ class Inventory(Part):
 
     devices: dict[str, Device] = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _distinct(self) -> "Inventory":
+        alike: dict[str, str] = {}
+        for name in self.devices:
+            if (other := alike.setdefault(name.lower(), name)) != name:
+                raise ValueError(f"{other} and {name} differ in case alone, which no file name may")
+        for device in self.devices.values():
+            if label := next((label for label in device.labels if label in {*self.devices} - {device.name}), None):
+                raise ValueError(f"{label} is a device, and a label of {device.name}: a run could mean either")
+        return self
+
     def select(self, names: list[str]) -> list[Device]:
         """The devices with these names or labels, in the order of the file; UsageError where one is unknown."""
         known = {*self.devices, *(label for device in self.devices.values() for label in device.labels)}
@@ -104,29 +134,24 @@ def read(path: Path) -> Inventory:
     return _parse(_text(path), path)
 
 
-def device(keys: Mapping[str, Any]) -> Device:
-    """A device from its keys; UsageError with the place where one is wrong."""
-    try:
-        return Device.model_validate(keys)
-    except UsageError as error:  # a target's own sentence
-        raise UsageError(f"{keys['name']}.targets: {error}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in (keys["name"], *first["loc"]))
-        raise UsageError(f"{place}: {first['msg'].removeprefix('Value error, ')}.") from None
-
-
-def put(path: Path, device: Device) -> bool:
-    """Add a device, or replace the tables of the one that has its name, and whether there was one; the file is made
-    where there is none."""
-    with store.changing(path):
+def put(path: Path, name: str, keys: Mapping[str, Any]) -> tuple[Device, bool]:
+    """Add a device, or change these keys of the one that has its name; it, and whether it was there. The file is made
+    where there is none. A device at another address is not the one that was probed."""
+    with disk.changing(path):
         text = _text(path) if path.exists() else ""
-        return _write(path, text, _edit(text, (device.name,), _tables(device)), device.name)
+        known = _parse(text, path).devices
+        kept = dict(known.get(name, ()))
+        if kept.get("address") != keys.get("address", kept.get("address")):
+            kept.pop("found", None)
+        device = _device(name, {**kept, **keys})
+        _inventory({**known, name: device})
+        _write(path, text, _edit(text, (name,), _tables(device)), name)
+    return device, name in known
 
 
 def put_found(path: Path, name: str, found: Found) -> None:
     """Write what a device of the inventory said of itself, in place of what it said before."""
-    with store.changing(path):
+    with disk.changing(path):
         text = _text(path)
         _write(path, text, _edit(text, (name, "found"), _table(f"{name}.found", found)), name)
 
@@ -135,29 +160,44 @@ def remove(path: Path, name: str) -> None:
     """Remove a device; UsageError where there is none of that name."""
     if name not in read(path).devices:
         raise UsageError(f"{path}: there is no device {name!r}; `edgeres devices list` shows them.")
-    with store.changing(path):
+    with disk.changing(path):
         text = _text(path)
         _write(path, text, _edit(text, (name,), ""), name)
 
 
-def _text(path: Path) -> str:
+def _device(name: str, keys: Mapping[str, Any]) -> Device:
+    """UsageError with the place where a key is wrong."""
     try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}); make it with `edgeres devices add`.") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not TOML ({error}).") from None
+        return Device.model_validate({**keys, "name": name})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in (name, *first["loc"]))
+        raise UsageError(f"{place}: {_said(error)}.") from None
+
+
+def _inventory(devices: Mapping[str, Device]) -> Inventory:
+    try:
+        return Inventory(devices=dict(devices))
+    except ValidationError as error:
+        raise UsageError(f"{_said(error)}; name one of them otherwise.") from None
+
+
+def _said(error: ValidationError) -> str:
+    return error.errors()[0]["msg"].removeprefix("Value error, ").rstrip(".")
+
+
+def _text(path: Path) -> str:
+    if not path.exists():
+        raise UsageError(f"{path} is not there; make it with `edgeres devices add`.")
+    return disk.read_text(path)
 
 
 def _parse(text: str, path: Path) -> Inventory:
-    try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path} is not TOML ({error}).") from None
+    content = disk.parse_toml(text, path)
     if stray := next((key for key, value in content.items() if not isinstance(value, dict)), None):
         raise InputError(f"{path}: {stray} is not a table; write [NAME] above the keys of a device.")
     try:
-        return Inventory(devices={name: device({**keys, "name": name}) for name, keys in content.items()})
+        return _inventory({name: _device(name, keys) for name, keys in content.items()})
     except UsageError as error:
         raise InputError(f"{path}: {error} Mend the inventory.") from None
 
@@ -183,13 +223,12 @@ def _edit(text: str, keys: tuple[str, ...], table: str) -> str:
     return "\n\n".join(piece for piece in pieces if piece) + "\n"
 
 
-def _write(path: Path, old: str, new: str, name: str) -> bool:
-    """Write the new text, having made sure that nothing but the device `name` differs; whether the old text had it."""
+def _write(path: Path, old: str, new: str, name: str) -> None:
+    """Write the new text, having made sure that nothing but the device `name` differs."""
     before, after = (_parse(text, path).devices for text in (old, new))
     if {**before, name: None} != {**after, name: None}:
         raise InputError(f"{path} cannot be changed without harm to other devices; edit {name} by hand.")
-    store.write_bytes(path, new.encode())
-    return name in before
+    disk.write_bytes(path, new.encode())
 
 
 def _tables(device: Device) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeres import cells, evaluate, store
+from edgeres import cells, disk, evaluate, store
 from edgeres.cells import Pending
 from edgeres.data import ImageSet, open_images
 from edgeres.errors import EdgeresError, InputError
@@ -122,7 +122,7 @@ def _file(kept: Objects, folder: Path, told: Mapping[str, str]) -> Path:
 
 
 def _images(request: Request, kept: Objects, folder: Path) -> ImageSet:
-    manifest = store.read_json(kept.whole(request["images"]))
+    manifest = disk.read_json(kept.whole(request["images"]))
     names = tuple(manifest["names"])
     if npz := manifest.get("npz"):
         images = open_images(_file(kept, folder, {"digest": npz, "suffix": ".npz", "sidecar": ""}))
@@ -141,9 +141,9 @@ def _slower(path: Path) -> str:
         square @ square
         calls += 1
     rate = calls * 2 * len(square) ** 3 / (time.perf_counter() - start) / 1e9
-    best: dict[str, Any] = store.read_json(path) if path.exists() else {"gflops": 0.0, "date": ""}
+    best: dict[str, Any] = disk.read_json(path) if path.exists() else {"gflops": 0.0, "date": ""}
     if rate > best["gflops"]:
-        store.write_json(path, {"gflops": rate, "date": datetime.date.today().isoformat()})
+        disk.write_json(path, {"gflops": rate, "date": datetime.date.today().isoformat()})
     if best["gflops"] < SLOWER * rate:
         return ""
     return (

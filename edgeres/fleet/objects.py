@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeres import locks, store
+from edgeres import disk, locks
 from edgeres.data import ImageSet
 from edgeres.errors import EdgeresError, InputError
 
@@ -81,7 +81,7 @@ class Objects:
             raise EdgeresError(f"{part} cannot be written ({error.strerror}); make room there and run again.") from None
         if part.stat().st_size < size:
             return part.stat().st_size
-        if store.digest(part) != digest:
+        if disk.digest(part) != digest:
             part.unlink()
             raise InputError(f"a file arrived damaged, as its SHA-256 is not {digest}; run again.")
         with part.open("rb") as file:
@@ -101,7 +101,7 @@ class Objects:
     def whole(self, digest: str) -> Path:
         """A file that is here, its bytes verified; InputError where it is not, and what is damaged is thrown away."""
         path = self.path(digest)
-        if not path.is_file() or store.digest(path) != digest:
+        if not path.is_file() or disk.digest(path) != digest:
             path.unlink(missing_ok=True)
             raise InputError(f"the file {digest} is missing or damaged on this device; run again to send it anew.")
         return path

@@ -14,6 +14,7 @@ from typing import Any
 
 from edgeres import locks
 from edgeres.fleet import agent
+from edgeres.fleet.address import Address
 
 
 def main() -> None:
@@ -40,7 +41,7 @@ def _end_with_input(folder: Path) -> None:
 
 async def _serve(told: dict[str, Any], certificates: Path | None) -> None:
     """An agent until its scheduler is gone; whoever started it starts it again."""
-    trusted = agent.security(told["scheduler"], certificates, "worker")
+    trusted = agent.security(Address.parse(told["scheduler"]), certificates, "worker")
     made = agent.worker(agent.dask(), told["scheduler"], told["name"], trusted, told["listen"])
     made.contact_address = told["contact"]
     async with made:

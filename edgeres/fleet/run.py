@@ -5,11 +5,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from edgeres import pipeline, store
+from edgeres import disk, pipeline, store
 from edgeres.cells import Pending
 from edgeres.data import ImageSet
 from edgeres.errors import EdgeresError, InputError, UsageError
 from edgeres.fleet import agent, inventory, spread, tasks
+from edgeres.fleet.address import PORT
 from edgeres.fleet.client import Fleet, Parcel
 from edgeres.fleet.inventory import Device
 from edgeres.progress import Progress
@@ -58,8 +59,8 @@ class There:
         for cell, found in zip(asked, told["cells"], strict=True):
             if name := found["predictions"]:
                 cell.predictions = folder / "predictions" / Path(name).name
-                store.write_bytes(cell.predictions, told["files"][name])
-                store.write_bytes(store.sidecar_path(cell.predictions), told["files"][f"{name}.json"])
+                disk.write_bytes(cell.predictions, told["files"][name])
+                disk.write_bytes(store.sidecar_path(cell.predictions), told["files"][f"{name}.json"])
         states = (f"{cell.precision} {cell.known['status']}" for cell in asked)
         progress.say(f"{title}: {', '.join(states)}")
 
@@ -167,7 +168,7 @@ def _scheduler(
         yield address
         return
     inside = not certificates or (devices and all(device.reach == "ssh" for device in devices))
-    here = f"{'tls' if certificates else 'tcp'}://{'127.0.0.1' if inside else '0.0.0.0'}:{agent.PORT}"
+    here = f"{'tls' if certificates else 'tcp'}://{'127.0.0.1' if inside else '0.0.0.0'}:{PORT}"
     loop = agent.dask().utils.LoopRunner()
     loop.start()
     try:

@@ -7,7 +7,6 @@ Nobody is spoken to whose host key is not in `known_hosts`. What was started on 
 
 import asyncio
 import json
-import re
 import shlex
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -17,8 +16,10 @@ from typing import Any
 
 import asyncssh
 
+from edgeres import disk
 from edgeres.errors import EdgeresError, InputError, MissingRuntime, UsageError
 from edgeres.fleet import certificates
+from edgeres.fleet.address import host_port
 from edgeres.fleet.inventory import Device, Found
 from edgeres.progress import Progress
 
@@ -39,7 +40,7 @@ async def connect(device: Device) -> AsyncIterator[asyncssh.SSHClientConnection]
     UsageError where its host key is not known, or it does not let us in; EdgeresError where it does not answer.
     """
     user, _, place = device.address.rpartition("@")
-    host, port = _host_port(place)
+    host, port = host_port(place)
     named: dict[str, Any] = {key: value for key, value in (("username", user), ("port", port)) if value}
     known = [str(path) for name in KNOWN if (path := Path(name).expanduser()).is_file()]
     try:
@@ -142,7 +143,7 @@ async def _agent(device: Device, scheduler: str, folder: Path | None, started: t
             mend = "`edgeres devices init` makes it one"
             raise UsageError(f"{device.name} has no certificate in {folder}: it was revoked, or never made; {mend}.")
         own = certificates.issue(folder, device.name)  # another one where its time is over
-        files = {path.name: path.read_text(encoding="ascii") for path in own.iterdir()}
+        files = {name: disk.read_text(own / name) for name in certificates.OWN}
     async with connect(device) as connection:
         process = await connection.create_process(f"{_python(device)} -m edgeres.fleet.remote")
         said = asyncio.ensure_future(process.stderr.read())
@@ -151,7 +152,7 @@ async def _agent(device: Device, scheduler: str, folder: Path | None, started: t
             if not port:
                 raise _without(device, await said)
             here = await connection.forward_local_port(LOOPBACK, 0, LOOPBACK, port)
-            there = await connection.forward_remote_port(LOOPBACK, 0, *_host_port(place))
+            there = await connection.forward_remote_port(LOOPBACK, 0, *host_port(place))
             told = {
                 "name": device.name,
                 "scheduler": f"{scheme}://{LOOPBACK}:{there.get_port()}",
@@ -208,11 +209,3 @@ def _without(device: Device, said: str) -> MissingRuntime:
 def _python(device: Device) -> str:
     """The interpreter, quoted for the device's shell, which starts in the home folder."""
     return shlex.quote(device.python.removeprefix("~/"))
-
-
-def _host_port(place: str) -> tuple[str, int]:
-    """Host and port of "host", "host:port", "[v6]:port"; port 0 where none is given."""
-    found = re.fullmatch(r"\[(.+)\](?::(\d+))?|([^:]*)(?::(\d+))?", place)
-    if not found:
-        return place, 0
-    return found[1] or found[3], int(found[2] or found[4] or 0)

@@ -9,7 +9,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import external_data_helper
 
-from edgeres import onnx_io, onnx_limits, store
+from edgeres import disk, onnx_io, onnx_limits
 from edgeres.errors import InputError, MissingRuntime, UsageError
 from edgeres.foreign.ends import Output
 from edgeres.parity import Array
@@ -35,14 +35,14 @@ def read(path: Path) -> Source:
 
 
 def _onnx(path: Path) -> Source:
-    digests = {"onnx": store.digest(path)}
+    digests = {"onnx": disk.digest(path)}
     try:
         light = onnx.load_model_from_string(onnx_io.read(path))
         if light.graph.node:
             onnx_limits.check(light, path)
         beside = {location: path.parent / location for location in onnx_limits.external(light)}
         onnx_io.refuse(sum(one.stat().st_size for one in (path, *beside.values())), path)
-        digests |= {f"data {location}": store.digest(one) for location, one in beside.items()}
+        digests |= {f"data {location}": disk.digest(one) for location, one in beside.items()}
         external_data_helper.load_external_data_for_model(light, str(path.parent))
     except DecodeError:
         raise InputError(f"{path} is not an ONNX model; export it again.") from None
@@ -91,5 +91,5 @@ def _program(path: Path) -> Source:
         return program
 
     return Source(
-        program.model, run, "torch", {"weights": store.digest(path)}, ("torch", "onnx", "onnx-ir", "onnxruntime")
+        program.model, run, "torch", {"weights": disk.digest(path)}, ("torch", "onnx", "onnx-ir", "onnxruntime")
     )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgeres import store
+from edgeres import disk
 from edgeres.errors import InputError, MissingRuntime, UsageError
 from edgeres.models import config as configs
 from edgeres.models import pickled
@@ -117,7 +117,7 @@ def _files(path: Path) -> list[Path]:
         raise UsageError(f"there is no checkpoint at {path}; check --weights.")
     if not path.name.endswith(INDEX):
         return [path]
-    index = store.read_json(path)
+    index = disk.read_json(path)
     listed = index.get("weight_map") if isinstance(index, dict) else None
     parts = list(listed.values()) if isinstance(listed, dict) else []
     if not parts or not all(isinstance(name, str) and Path(name).name == name for name in parts):

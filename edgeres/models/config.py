@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgeres import store
+from edgeres import disk
 from edgeres.errors import InputError
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
@@ -70,7 +70,7 @@ def beside(folder: Path) -> Config:
     path = folder / CONFIG
     if not path.is_file():
         return Config()
-    config = store.read_json(path)
+    config = disk.read_json(path)
     try:
         if "architecture" in config:
             return _timm(config, path)
@@ -112,7 +112,7 @@ def _transformers(config: Mapping[str, Any], folder: Path) -> Config:
     classes = _names(config.get("id2label") or ())
     row = {"stride": "1x1" if config.get("downsample_in_bottleneck") else "3x3"}
     processor = folder / PROCESSOR
-    preprocess = _processed(store.read_json(processor), processor) if processor.is_file() else None
+    preprocess = _processed(disk.read_json(processor), processor) if processor.is_file() else None
     return Config(None, row, classes, preprocess)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from edgeres import archive, store
+from edgeres import archive, disk
 from edgeres.errors import EdgeresError, InputError
 
 
@@ -57,7 +57,7 @@ def inspect(path: Path) -> None:
     """Look at an archive before torch does, which holds no member against its checksum. It keeps members as they are,
     so that none can unpack to more than the file. UsageError where there is no file, any other exception where it is
     not whole; nothing where it is no archive."""
-    with store.opened(path) as file:
+    with disk.opened(path) as file:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as opened:
                 archive.check(opened, path.stat().st_size)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from edgeres import gate, store
+from edgeres import disk, gate
 from edgeres.errors import InputError, UsageError
 from edgeres.schema import SCHEMA, Report
 
@@ -22,14 +22,14 @@ def load(path: Path) -> Report:
     file = path / FILE if path.is_dir() else path
     if not file.is_file():
         raise UsageError(f"{path} holds no {FILE}; give a run folder or a report's .json file.")
-    content = store.read_json(file)
+    content = disk.read_json(file)
     if isinstance(content, dict) and content.get("schema_version", SCHEMA) != SCHEMA:
         raise InputError(
             f"{file} is written in {content['schema_version']!r}, this edgeres reads {SCHEMA!r}; "
             "make the report again, and a baseline with `edgeres baseline accept`."
         )
     try:
-        found = Report.model_validate_json(store.read(file, store.TEXT))
+        found = Report.model_validate_json(disk.read(file, disk.TEXT))
         for rule, limit in found.rules.items():
             gate.read(rule, limit)
         return found
@@ -74,4 +74,4 @@ def render(report: Report, suffix: str) -> str:
 
 def write(report: Report, path: Path) -> None:
     """Render by the suffix of `path` and write the file whole or not at all; UsageError as in `render`."""
-    store.write_bytes(path, render(report, path.suffix.lower()).encode())
+    disk.write_bytes(path, render(report, path.suffix.lower()).encode())

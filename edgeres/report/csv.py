@@ -4,6 +4,7 @@ import csv
 import io
 import re
 
+from edgeres.figures import plain
 from edgeres.report import scores, table
 from edgeres.schema import Report
 
@@ -24,6 +25,6 @@ def render(report: Report) -> str:
 
 def _safe(value: float | str | None) -> float | str | None:
     """A spreadsheet would run text that starts like a formula (OWASP, "CSV injection")."""
-    return (
-        f"'{value}" if isinstance(value, str) and re.match("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]", value) else value
-    )
+    if not isinstance(value, str):
+        return value
+    return plain(f"'{value}" if re.match("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]", value) else value)

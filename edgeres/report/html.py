@@ -1,7 +1,7 @@
 """The report as one HTML file that opens offline: nothing is loaded, and it can be read without scripts.
 
-Everything that comes from a report passes `html.escape`; besides, a Content-Security-Policy allows only this file's
-own style sheet and script, by their digests.
+Everything that comes from a report passes `html.escape` and, for whoever reads the file in a terminal, `figures.plain`;
+besides, a Content-Security-Policy allows only this file's own style sheet and script, by their digests.
 """
 
 import base64
@@ -11,7 +11,7 @@ from html import escape
 from importlib import resources
 from string import Template
 
-from edgeres.figures import outputs
+from edgeres.figures import outputs, plain
 from edgeres.report import sections, table, words
 from edgeres.report.grid import Entry, grid, precision
 from edgeres.report.sections import prose
@@ -46,7 +46,7 @@ def page(name: str, summary: str, created: str, verdict: str, parts: Mapping[str
         "base-uri 'none'; form-action 'none'"
     )
     shown = {title: content for title, content in parts.items() if content}
-    return Template(_data("report.html")).substitute(
+    made = Template(_data("report.html")).substitute(
         policy=policy,
         style=style,
         script=script,
@@ -58,6 +58,7 @@ def page(name: str, summary: str, created: str, verdict: str, parts: Mapping[str
         contents="".join(f'<li><a href="#{_id(title)}">{title}</a></li>' for title in shown),
         sections="\n".join(_section(title, content) for title, content in shown.items()),
     )
+    return plain(made)
 
 
 def _data(name: str) -> str:

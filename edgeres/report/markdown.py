@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from edgeres.figures import plain
 from edgeres.report import scores, table, words
 from edgeres.report.table import decibel
 from edgeres.schema import LayerError, Report
@@ -61,13 +62,13 @@ def _size(text: str) -> int:
 
 def escape(text: str) -> str:
     """Text that Markdown and HTML leave as it is, on one line."""
-    flat = re.sub(r"\s+", " ", text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    flat = plain(re.sub(r"\s+", " ", text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", flat)
 
 
 def code(text: str) -> str:
     """Text in a code span, fit for a table; there nothing is a tag, a link or a mention."""
-    return "`" + " ".join(text.split()).replace("`", "'").replace("|", "\\|") + "`"
+    return "`" + plain(" ".join(text.split())).replace("`", "'").replace("|", "\\|") + "`"
 
 
 def _prose(text: str) -> str:
@@ -104,7 +105,7 @@ def _table(rows: Sequence[table.Row], keys: Sequence[str]) -> str:
         return escape(column.words(row) if row.has_figures or key == "p50" else column.text(row))
 
     body = [[code(row.target), *(written(row, key) for key in keys[1:])] for row in rows]
-    return _grid([columns[key].heading for key in keys], body, numbers=len(keys) - 2)
+    return _grid([escape(columns[key].heading) for key in keys], body, numbers=len(keys) - 2)
 
 
 def _flips(report: Report) -> str:

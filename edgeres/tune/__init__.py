@@ -12,7 +12,7 @@ A search bounds the loss of top-1, which only classification has.
 from pathlib import Path
 from typing import Any
 
-from edgeres import onnx_io, pipeline, store
+from edgeres import disk, onnx_io, pipeline
 from edgeres.data import open_images
 from edgeres.errors import UsageError
 from edgeres.progress import Progress, Silent
@@ -34,7 +34,7 @@ def tune_recipe(
     calibration, validation = open_images(data.calibration), open_images(data.evaluation)
     calibration = calibration.draw(data.samples) if data.samples else calibration
     told = progress or Silent()
-    with store.filling(folder, told.say):
+    with disk.filling(folder, told.say):
         model = pipeline.exported(recipe.model, folder / "model.onnx").path
         if (task := onnx_io.info(model).task) != "classification":
             raise UsageError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeres import machine, store
+from edgeres import disk, machine, store
 from edgeres.errors import InputError
 from edgeres.tune.space import Candidate
 
@@ -30,10 +30,10 @@ class Trials:
         self.key = {**key, "machine": machine.describe().identity}
         self.times: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
         self.qualities: dict[str, Quality] = {}
-        text = store.read_text(path) if path.exists() else ""
+        text = disk.read_text(path) if path.exists() else ""
         whole = text[: text.rfind("\n") + 1]
         if whole != text:  # stopped in the middle of a line
-            store.write_bytes(path, whole.encode())
+            disk.write_bytes(path, whole.encode())
         try:
             for line in whole.splitlines():
                 self._take(json.loads(line))
@@ -68,13 +68,13 @@ class Trials:
     def _write(self, line: Mapping[str, Any]) -> None:
         whole = {"key": self.key, **line}
         self._take(whole)
-        store.append(self.path, json.dumps(whole) + "\n")
+        disk.append(self.path, json.dumps(whole) + "\n")
 
 
 def key(model: Path, target: str, calibration: str, validation: str, packages: Sequence[str]) -> dict[str, Any]:
     """What two measurements must share to belong to one search; the image sets by their digests."""
     return {
-        "model": store.digest(model),
+        "model": disk.digest(model),
         "target": target,
         "calibration": calibration,
         "validation": validation,

@@ -26,7 +26,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from edgeres import backends, engines, store
+from edgeres import backends, disk, engines
 from edgeres.data import ImageSet, open_images
 from edgeres.quantization import calibrate, quantize, statistics
 from edgeres.types import Target
@@ -122,7 +122,7 @@ def builds(files: Mapping[str, Path], count: int, folder: Path) -> None:
 
 def likeness(path: Path, other: Path) -> str:
     """How a file differs from another."""
-    if store.digest(path) == store.digest(other):
+    if disk.digest(path) == disk.digest(other):
         return "identical"
     if path.suffix == ".stats":
         return _of_statistics(statistics.load(path), statistics.load(other))

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from cost import Cost, run
 from tools import first, versions
 
-from edgeres import machine, onnx_io, store
+from edgeres import disk, machine, onnx_io
 
 SEED = 152
 CLASSES = 1000
@@ -60,7 +60,7 @@ def line(model: Path, photos: Path, count: int, folder: Path) -> Line:
         print(f"{model.stem}, {count}: {cost}", file=sys.stderr, flush=True)
         if cost.failed:
             raise SystemExit(f"{model} on {count} photos: {cost.failed}")
-    return Line(onnx_io.info(model).arch, count, *costs, store.digest(statistics))
+    return Line(onnx_io.info(model).arch, count, *costs, disk.digest(statistics))
 
 
 def deep(out: Path) -> None:

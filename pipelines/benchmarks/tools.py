@@ -20,7 +20,7 @@ import numpy as np
 from cost import Cost, run
 from numpy.typing import NDArray
 
-from edgeres import onnx_io, store
+from edgeres import disk, onnx_io, store
 from edgeres.data import ImageSet, batches, open_images
 from edgeres.pixels import prepare
 from edgeres.quantization import quantize as quantizer
@@ -222,7 +222,7 @@ def blob(path: Path, info: onnx_io.ModelInfo) -> Path:
         temporary.write_bytes(stream.getvalue())
 
     parameters = {"target": "openvino:cpu", "model": info.to_json()}
-    sidecar = Sidecar("engine", {"model": store.digest(path)}, parameters)
+    sidecar = Sidecar("engine", {"model": disk.digest(path)}, parameters)
     return store.make(path.with_suffix(".blob"), sidecar, write).path
 
 

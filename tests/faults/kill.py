@@ -35,7 +35,7 @@ import edgeres.inspect
 import edgeres.pipeline
 import edgeres.quantization.calibrate
 import edgeres.report.terminal
-from edgeres import store
+from edgeres import disk, store
 from edgeres.errors import EdgeresError
 from edgeres.store import Sidecar
 
@@ -102,11 +102,11 @@ def _writes(arguments: tuple[Any, ...]) -> bool:
 def steps(folder: Path) -> int:
     """The least that is a run: an artifact, another made from it, and a report, without any runtime."""
     try:
-        with store.filling(folder, lambda text: None):
+        with disk.filling(folder, lambda text: None):
             first = store.make(folder / "one", Sidecar("one", {}), lambda path: path.write_bytes(b"one " * 99) and None)
             made_from = {"one": first.sidecar.digest}
             store.make(folder / "sub" / "two", Sidecar("two", made_from), lambda path: path.write_text("two") and None)
-            store.write_json(folder / "report.json", [1, 2, 3])
+            disk.write_json(folder / "report.json", [1, 2, 3])
     except EdgeresError as error:
         sys.stderr.write(f"{error}\n")
         return FAILED

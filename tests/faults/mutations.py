@@ -1,5 +1,6 @@
 """Ways to spoil a file: blindly, and as its format would have it, so that checksums and syntax still hold."""
 
+import base64
 import io
 import json
 import re
@@ -84,6 +85,13 @@ def text(random: Random, content: bytes) -> bytes:
             del lines[random.randrange(len(lines))]
             made = "\n".join(lines)
     return made.encode("utf-8", errors="surrogateescape" if random.randrange(2) else "replace")
+
+
+def pem(random: Random, content: bytes) -> bytes:
+    """PEM (RFC 7468) whose DER is spoilt blindly."""
+    first, *lines, last = content.decode().splitlines()
+    made = base64.encodebytes(blind(random, base64.b64decode("".join(lines)))).decode()
+    return f"{first}\n{made}{last}\n".encode()
 
 
 def tree(random: Random, content: bytes) -> bytes:

@@ -13,11 +13,12 @@ from typing import Any
 import mutations as spoil
 import numpy as np
 import onnx
+import trust
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # `report.example`
 
-from edgeres import engines, evaluate, onnx_io, recipe, store
+from edgeres import disk, engines, evaluate, onnx_io, recipe, store
 from edgeres.data import open_images
 from edgeres.types import Preprocess, Target
 
@@ -207,6 +208,11 @@ PARSERS: dict[str, Parser] = {
     "engine (.blob)": Parser(
         partial(_session, target=Target("openvino", "cpu")), ["engine.blob"], spoil.blind, ["engine.blob.json"], True
     ),
+    "devices (.toml)": Parser(trust.devices, ["devices.toml"], spoil.text),
+    "signature (.jsonl)": Parser(
+        trust.verified, ["engine.intoto.jsonl"], spoil.tree, [*trust.SIGNED, "owner.pub.pem"], checked=True
+    ),
+    **{name: Parser(read, seeds, spoil.pem, beside) for name, (read, seeds, beside) in trust.SEEDS.items()},
 }
 
 
@@ -221,6 +227,7 @@ def make(folder: Path) -> None:
     from edgeres.quantization.quantize import quantize
 
     make_light(folder)
+    trust.make(folder)
     torch.manual_seed(0)
     state = build("resnet8_torch", 10).eval().state_dict()
     torch.save({"epoch": 3, "state_dict": state}, folder / "weights.pth")
@@ -228,17 +235,17 @@ def make(folder: Path) -> None:
     save_file(state, folder / "model.safetensors", {"arch": "resnet8_torch", "classes": json.dumps(CLASSES)})
     save_file(state, folder / "part.safetensors")
     told = {"metadata": {}, "weight_map": dict.fromkeys(state, "part.safetensors")}
-    store.write_json(folder / "model.safetensors.index.json", told)
+    disk.write_json(folder / "model.safetensors.index.json", told)
     normal = {"mean": [0.5] * 3, "std": [0.2] * 3}
     pretrained = {"input_size": [3, 32, 32], "crop_pct": 0.9, "crop_mode": "center", **normal}
     timm = {"architecture": "resnet8_torch", "num_classes": 10, "model_args": {}, "pretrained_cfg": pretrained}
-    store.write_json(folder / "timm" / "config.json", {**timm, "label_names": CLASSES})
+    disk.write_json(folder / "timm" / "config.json", {**timm, "label_names": CLASSES})
     labels = {"id2label": {str(index): name for index, name in enumerate(CLASSES)}}
     config = {"model_type": "resnet", "hidden_act": "relu", "downsample_in_bottleneck": False, **labels}
-    store.write_json(folder / "transformers" / "config.json", config)
+    disk.write_json(folder / "transformers" / "config.json", config)
     processor = {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 32}, "crop_pct": 0.875}
     normalised = {"image_mean": [0.5] * 3, "image_std": [0.2] * 3, "resample": 3, "do_normalize": True}
-    store.write_json(folder / "transformers" / "preprocessor_config.json", {**processor, **normalised})
+    disk.write_json(folder / "transformers" / "preprocessor_config.json", {**processor, **normalised})
     small = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(3136, 5))
     torch.export.save(torch.export.export(small.eval(), (torch.zeros(1, 3, 30, 30),)), folder / "program.pt2")
 
@@ -269,15 +276,15 @@ def make_light(folder: Path) -> None:
     for kind in ("png", "jpg", "webp", "bmp", "tif", "ppm", "gif"):
         Image.fromarray(pixels[0]).save(folder / f"image.{kind}")
     np.savez_compressed(folder / "images.npz", images=pixels, labels=np.arange(6))
-    rows = [f"{index}.png,{store.digest(folder / f'{index}.png')},{index}" for index in range(3)]
+    rows = [f"{index}.png,{disk.digest(folder / f'{index}.png')},{index}" for index in range(3)]
     (folder / "list.csv").write_text("\n".join(["# root = .", "path,sha256,label", *rows, ""]))
     (folder / "classes.txt").write_text("\n".join(CLASSES))
 
     (folder / "solar.blob").write_bytes(b"an engine")
     described = {"model": onnx_io.ModelInfo("resnet8", SIDE, 10, CLASSES).to_json(), "target": "openvino:cpu"}
     made = store.Sidecar("engine", {"model": "0" * 64}, described, {"edgeres": "0"}, {}, ["1" * 64])
-    made = replace(made, digest=store.digest(folder / "solar.blob"))
-    store.write_json(folder / "solar.blob.json", vars(made))
+    made = replace(made, digest=disk.digest(folder / "solar.blob"))
+    disk.write_json(folder / "solar.blob.json", vars(made))
     (folder / "recipe.toml").write_text(
         'name = "solar"\n[model]\nweights = "weights.pth"\narch = "resnet8_torch"\nclasses = ["a", "b"]\nopset = 19\n'
         'preprocess = { resize = 40, crop = 32 }\n[data]\ncalibration = "a"\nevaluation = "b"\nsamples = 64\n'
@@ -290,7 +297,7 @@ def make_light(folder: Path) -> None:
     (folder / "report.json").write_text(report.model_copy(update={"cells": cells}).model_dump_json())
     _some_trials(folder / "trials.jsonl")
     score = {"name": "cosine C5", "value": 0.99, "unit": "", "interval": [0.98, 1.0], "images": 8, "dataset": "5e"}
-    store.write_json(folder / "maps.json", [score, {**score, "name": "SQNR C5", "unit": "dB", "value": 31.5}])
+    disk.write_json(folder / "maps.json", [score, {**score, "name": "SQNR C5", "unit": "dB", "value": 31.5}])
 
 
 def _short(latency: Any) -> Any:

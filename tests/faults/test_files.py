@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeres import archive, data, onnx_io, recipe, report, store
+from edgeres import archive, data, disk, onnx_io, recipe, report, store
 from edgeres.cli import main
 from edgeres.data import open_images
 from edgeres.errors import EdgeresError, InputError, UsageError
@@ -79,7 +79,7 @@ def test_what_is_no_file_or_may_not_be_read_is_a_usage_error(name: str, shared: 
 @pytest.mark.parametrize("name", ["a\0b", "a" * 300, "\udcff"])
 def test_a_name_that_no_file_has_is_a_usage_error(name: str) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
-        store.read(Path(name))
+        disk.read(Path(name))
 
 
 def test_a_folder_without_permission_is_a_usage_error(shared: Path) -> None:
@@ -117,7 +117,7 @@ def test_what_the_system_refuses_is_a_wrong_path_or_a_failure(
 
 
 def test_a_text_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "TEXT", 1 << 20)
+    monkeypatch.setattr(disk, "TEXT", 1 << 20)
     (tmp_path / "report.json").write_bytes(b" " * (1 << 20) + b"{}")
     with pytest.raises(InputError, match=r"report.json is larger than the 1 MiB"):
         report.load(tmp_path)
@@ -127,7 +127,7 @@ def test_a_text_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
 def test_json_that_is_nested_without_end_is_refused(opening: str, tmp_path: Path) -> None:
     (tmp_path / "deep.json").write_text(opening * 100_000)
     with pytest.raises(InputError, match=r"deep.json is not JSON"):
-        store.read_json(tmp_path / "deep.json")
+        disk.read_json(tmp_path / "deep.json")
 
 
 # What cannot be written
@@ -136,17 +136,17 @@ def test_json_that_is_nested_without_end_is_refused(opening: str, tmp_path: Path
 def test_a_folder_that_is_read_only_is_a_usage_error(shared: Path) -> None:
     (shared / "closed").mkdir()
     with nobody(shared / "closed"), pytest.raises(UsageError, match="cannot be written"):
-        store.write_bytes(shared / "closed" / "a.json", b"x")
+        disk.write_bytes(shared / "closed" / "a.json", b"x")
 
 
 def test_a_file_that_does_not_fit_leaves_the_old_one(tmp_path: Path) -> None:
     """EFBIG, as where a quota or a file system ends."""
-    store.write_bytes(tmp_path / "a.bin", b"old")
+    disk.write_bytes(tmp_path / "a.bin", b"old")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
     try:
         with pytest.raises(EdgeresError, match=r"a\.bin cannot be written \(File too large\)"):
-            store.write_bytes(tmp_path / "a.bin", bytes(1 << 20))
+            disk.write_bytes(tmp_path / "a.bin", bytes(1 << 20))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.bin", b"old")]

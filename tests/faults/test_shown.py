@@ -12,9 +12,11 @@ import pytest
 from report.example import cell, report, solar
 from rich.console import Console
 
+from edgeres import annotations
 from edgeres import report as reports
 from edgeres.cli import main
 from edgeres.figures import plain
+from edgeres.gate import Outcome, Verdict
 from edgeres.progress import Terminal
 from edgeres.report import errors, html, terminal
 from edgeres.schema import Report, Score
@@ -91,6 +93,19 @@ def test_no_table_brings_controls_to_a_terminal() -> None:
     shown = file.getvalue()
     assert obeyed(shown) == []
     assert shown.count("\\x1b") > 10
+
+
+@pytest.mark.parametrize("suffix", [".html", ".md", ".csv"])
+def test_no_file_brings_controls_to_whoever_shows_it(suffix: str) -> None:
+    shown = reports.render(spoilt(EVIL), suffix).replace("\r\n", "\n")
+    assert obeyed(shown) == []
+    assert "\\x1b" in shown
+
+
+def test_no_annotation_is_another_command() -> None:
+    said = Verdict("size", f"{EVIL}\n::error::no", Outcome.REGRESSED, 3.0, 2.0, f"{EVIL}\n::error::no")
+    assert obeyed(annotations.render([said])) == []
+    assert annotations.render([said]).count("\n") == 1
 
 
 def test_no_sentence_and_no_json_brings_controls_to_a_terminal(

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import logging
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -374,3 +375,62 @@ def test_a_damaged_ca_is_named(folder: Path) -> None:
     (folder / "ca.key").write_text("-----BEGIN PRIVATE KEY-----\nnothing\n")
     with pytest.raises(InputError, match=r"ca\.key is damaged"):
         certificates.issue(folder, "pi")
+
+
+@pytest.mark.parametrize("name", ["ca.pem", "ca.key", "crl.pem", "scheduler/certificate.pem", "client/key.pem"])
+def test_what_is_damaged_is_named_and_not_written_over(name: str, folder: Path) -> None:
+    (folder / name).write_bytes((folder / name).read_bytes()[:200])
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=re.escape(f"{folder / name} is damaged")):
+        certificates.init(folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [
+        ("crl.pem", "scheduler"),
+        ("scheduler/certificate.pem", "scheduler"),
+        ("scheduler/ca.pem", "scheduler"),
+        ("client/key.pem", "client"),
+    ],
+)
+def test_who_takes_part_with_a_damaged_file_is_told_which(name: str, role: certificates.Role, folder: Path) -> None:
+    (folder / name).write_bytes((folder / name).read_bytes()[:200])
+    with pytest.raises(InputError, match=re.escape(f"{folder / name} is damaged")):
+        certificates.security(folder, role)
+
+
+@pytest.mark.parametrize("name", ["ca.pem", "ca.key", "crl.pem", "client/key.pem", "scheduler/ca.pem"])
+def test_a_file_of_another_ca_is_told(name: str, folder: Path, tmp_path: Path) -> None:
+    certificates.init(tmp_path / "other")
+    (folder / name).write_bytes((tmp_path / "other" / name).read_bytes())
+    with pytest.raises(InputError, match=re.escape(Path(name).name)):
+        certificates.init(folder)
+
+
+@pytest.mark.parametrize("name", ["ca.key", "ca.pem", "crl.pem"])
+def test_a_ca_that_lacks_a_file_is_not_made_anew(name: str, folder: Path) -> None:
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=re.escape(f"{folder / name} is gone")):
+        certificates.init(folder)
+    assert not (folder / name).exists()
+
+
+def test_a_ca_of_someone_else_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("of a company")
+    with pytest.raises(InputError, match=r"ca\.key is gone"):
+        certificates.init(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["ca.pem"]
+
+
+@pytest.mark.parametrize("written", [1, 2])
+def test_an_authority_that_a_crash_left_half_made_is_completed(written: int, tmp_path: Path) -> None:
+    certificates.init(tmp_path / "whole")
+    half = tmp_path / "half"
+    half.mkdir()
+    for name in ("ca.key", "ca.pem")[:written]:
+        shutil.copy(tmp_path / "whole" / name, half)
+    certificates.init(half)
+    assert (half / "ca.key").read_bytes() == (tmp_path / "whole" / "ca.key").read_bytes()
+    assert certificates.security(half, "scheduler")

@@ -83,11 +83,11 @@ def test_a_probe_changes_nothing_else(path: Path) -> None:
 
 def test_a_device_is_added_replaced_and_removed(path: Path) -> None:
     new = Device(name="jetson-2", address="10.0.0.7", python="/opt/edgeres/bin/python", found=FOUND)
-    inventory.put(path, new)
+    assert inventory.put(path, "jetson-2", dict(new)) == (new, False)
     assert path.read_text().startswith(TEXT)
     assert inventory.read(path).devices["jetson-2"] == new
     changed = Device(name="pi", address="pi@10.0.0.8")
-    inventory.put(path, changed)
+    assert inventory.put(path, "pi", {"address": "pi@10.0.0.8", "reach": "ssh"}) == (changed, True)
     assert list(inventory.read(path).devices) == ["nano", "pi", "nuc", "jetson-2"]
     assert inventory.read(path).devices["pi"] == changed
     inventory.remove(path, "pi")
@@ -98,9 +98,33 @@ def test_a_device_is_added_replaced_and_removed(path: Path) -> None:
         inventory.remove(path, "pi")
 
 
+def test_what_is_not_given_anew_stays(path: Path) -> None:
+    inventory.put_found(path, "nano", FOUND)
+    before = inventory.read(path).devices["nano"]
+    inventory.put(path, "nano", {"labels": ["desk"]})
+    assert inventory.read(path).devices["nano"] == before.model_copy(update={"labels": ["desk"]})
+    inventory.put(path, "nano", {"address": "10.0.0.9"})
+    moved = before.model_copy(update={"labels": ["desk"], "address": "10.0.0.9", "found": None})
+    assert inventory.read(path).devices["nano"] == moved, "another machine may stand there"
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "match"),
+    [
+        ("Nano", {"reach": "agent"}, "nano and Nano differ in case alone"),
+        ("lab", {"reach": "agent"}, "lab is a device, and a label of nano"),
+        ("nuc", {"labels": ["pi"]}, "pi is a device, and a label of nuc"),
+    ],
+)
+def test_a_name_means_one_device(path: Path, name: str, keys: dict[str, object], match: str) -> None:
+    with pytest.raises(UsageError, match=match):
+        inventory.put(path, name, keys)
+    assert path.read_text() == TEXT
+
+
 def test_the_first_device_makes_the_file(tmp_path: Path) -> None:
     path = tmp_path / "new" / "devices.toml"
-    inventory.put(path, Device(name="pi", reach="agent"))
+    inventory.put(path, "pi", {"reach": "agent"})
     assert path.read_text() == '[pi]\nreach = "agent"\n'
 
 
@@ -127,6 +151,11 @@ def test_what_cannot_be_edited_without_harm_is_left_alone(path: Path) -> None:
         ('[Scheduler]\nreach = "agent"', "cannot be a device"),
         ('["../up"]\nreach = "agent"', "cannot be a device"),
         ('address = "pi"', r"write \[NAME\]"),
+        ('[pi]\naddress = "pi:99999"', "pi.address: 'pi:99999' is no address"),
+        ('[pi]\naddress = "jan@pi:ssh"', "pi.address: 'pi:ssh' is no address"),
+        ('[pi]\naddress = "jan@"', "pi.address: '' is no address"),
+        ('[pi]\naddress = "pi"\ntargets = ["onxruntime:cpu"]', "pi.targets.0: .*no backend 'onxruntime'"),
+        ('[pi]\nreach = "agent"\n[Pi]\nreach = "agent"', "differ in case alone"),
         ("[pi", "is not TOML"),
     ],
 )
@@ -142,9 +171,15 @@ def test_no_inventory_is_a_matter_of_usage(tmp_path: Path) -> None:
         inventory.read(tmp_path / "devices.toml")
 
 
+def test_an_inventory_without_end_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "devices.toml").symlink_to("/dev/zero")
+    with pytest.raises(UsageError, match="it is no file"):
+        inventory.read(tmp_path / "devices.toml")
+
+
 def test_of_devices_that_are_added_at_once_none_is_lost(tmp_path: Path) -> None:
     path, names = tmp_path / "devices.toml", [f"d{number}" for number in range(12)]
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda name: inventory.put(path, Device(name=name, reach="agent")), names))
+        list(pool.map(lambda name: inventory.put(path, name, {"reach": "agent"}), names))
     assert sorted(inventory.read(path).devices) == sorted(names)
     assert [file.name for file in tmp_path.iterdir()] == ["devices.toml"]

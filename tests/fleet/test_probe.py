@@ -6,7 +6,6 @@ import pytest
 
 from edgeres import machine
 from edgeres.fleet import inventory, probe, show
-from edgeres.fleet.inventory import Device
 
 JETSON = {
     "firmware/devicetree/base/model": "NVIDIA Jetson Orin Nano Developer Kit\0",
@@ -114,6 +113,6 @@ def test_a_machine_with_no_such_tree_at_all_is_probed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("files", [JETSON, NUC, PI])
 def test_the_inventory_holds_what_was_found(files: dict[str, str], tmp_path: Path) -> None:
     found = probe.probe(tree(files, tmp_path / "sys"))
-    inventory.put(tmp_path / "devices.toml", Device(name="it", reach="agent"))
+    inventory.put(tmp_path / "devices.toml", "it", {"reach": "agent"})
     inventory.put_found(tmp_path / "devices.toml", "it", found)
     assert inventory.read(tmp_path / "devices.toml").devices["it"].found == found

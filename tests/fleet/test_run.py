@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from edgeres import evaluate, gate, onnx_io, pipeline, store
+from edgeres import disk, evaluate, gate, onnx_io, pipeline, store
 from edgeres import measure as measuring
 from edgeres.cells import Pending
 from edgeres.data import open_images
@@ -262,10 +262,10 @@ def test_no_job_leaves_its_folder(
 def test_a_device_that_became_slow_is_told(tmp_path: Path) -> None:
     path = tmp_path / "speed.json"
     assert jobs._slower(path) == ""
-    best = store.read_json(path)
-    store.write_json(path, {**best, "gflops": 1000 * best["gflops"]})
+    best = disk.read_json(path)
+    disk.write_json(path, {**best, "gflops": 1000 * best["gflops"]})
     assert "times slower than on 20" in jobs._slower(path)
-    assert np.isclose(store.read_json(path)["gflops"], 1000 * best["gflops"]), "the best of times stays"
+    assert np.isclose(disk.read_json(path)["gflops"], 1000 * best["gflops"]), "the best of times stays"
 
 
 def test_shares_of_images_show_that_they_go_on(
@@ -314,7 +314,7 @@ def test_an_answer_that_is_none_fails_the_cell_alone(
 
 def test_ssh_without_certificates_is_refused(tmp_path: Path) -> None:
     listed = tmp_path / "devices.toml"
-    inventory.put(listed, Device(name="pi", address="pi"))
+    inventory.put(listed, "pi", {"address": "pi"})
     with pytest.raises(UsageError, match="pi is reached by SSH without certificates"):
         run.run(tmp_path / "x.toml", tmp_path / "out", Silent(), devices=["pi"], listed=listed)
 

@@ -14,6 +14,7 @@ from dask._task_spec import Task
 
 from edgeres.errors import UsageError
 from edgeres.fleet import agent, tasks, unpickling
+from edgeres.fleet.address import Address
 
 
 @pytest.fixture(autouse=True)
@@ -78,8 +79,8 @@ def test_an_error_comes_without_its_frames() -> None:
     assert protocol.loads(frames) is None
 
 
-@pytest.mark.parametrize("address", ["tcp://10.0.0.1:8786", "tcp://0.0.0.0:8786", "tls://127.0.0.1:8786", "example"])
+@pytest.mark.parametrize("address", ["tcp://10.0.0.1:8786", "tcp://0.0.0.0:8786", "tls://127.0.0.1:8786", "tcp://a"])
 def test_without_certificates_loopback_is_served_alone(address: str) -> None:
     with pytest.raises(UsageError, match="--certificates"):
-        agent.security(address, None, "worker")
-    assert agent.security("tcp://127.0.0.1:8786", None, "worker") is None
+        agent.security(Address.parse(address), None, "worker")
+    assert agent.security(Address.parse("tcp://127.0.0.1:8786"), None, "worker") is None

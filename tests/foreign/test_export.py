@@ -16,7 +16,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto
 
-from edgeres import onnx_io, recipe, store
+from edgeres import disk, onnx_io, recipe
 from edgeres.cli import main
 from edgeres.data import ImageSet, batches, open_images
 from edgeres.errors import InputError, ParityError, UsageError
@@ -209,13 +209,13 @@ def test_external_data_elsewhere_are_refused_unread(
     onnx.external_data_helper.set_external_data(model.graph.initializer[0], where.format(folder=tmp_path))
     (folder / "net.onnx").write_bytes(model.SerializeToString())
     read: list[str] = []
-    digest = store.digest
+    digest = disk.digest
 
     def seen(path: Path) -> str:
         read.append(path.name)
         return digest(path)
 
-    monkeypatch.setattr(store, "digest", seen)
+    monkeypatch.setattr(disk, "digest", seen)
     with pytest.raises(InputError, match=r"external data .* are no file beside it"):
         export(folder / "net.onnx", tmp_path / "mine.onnx")
     assert read == ["net.onnx"]
@@ -234,7 +234,7 @@ def test_external_data_are_read_and_counted(theirs: Path, tmp_path: Path, images
     source = tmp_path / "apart.onnx"
     onnx.save(onnx.load(theirs), source, save_as_external_data=True, location="apart.bin", size_threshold=0)
     made = export(source, tmp_path / "mine.onnx", images=images)
-    assert made.sidecar.inputs["data apart.bin"] == store.digest(tmp_path / "apart.bin")
+    assert made.sidecar.inputs["data apart.bin"] == disk.digest(tmp_path / "apart.bin")
     (tmp_path / "apart.bin").unlink()
     with pytest.raises(UsageError, match=r"apart.bin cannot be read"):
         export(source, tmp_path / "mine.onnx", images=images)
