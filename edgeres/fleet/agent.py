@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.errors import MissingRuntime, UsageError
-from edgeres.fleet import tasks, unpickling
+from edgeres.fleet import reasons, tasks, unpickling
 from edgeres.fleet.address import PORT, Address, host_port, place
 from edgeres.fleet.objects import LIMIT
 
@@ -107,17 +107,19 @@ async def agent(address: str, name: str, certificates: Path | None = None, *, li
     trusted = security(there, certificates, "worker")
     listen = listen and place(*host_port(listen))
     distributed = dask()
-    wait = AGAIN[0]
+    wait, told = AGAIN[0], ""
     while True:
         try:
             own = await _own(there, trusted)
             made = worker(distributed, str(there), name, trusted, listen or own)
             async with made:
                 logger.warning("%s listens at %s and serves %s", name, made.address, address)
-                wait = AGAIN[0]
+                wait, told = AGAIN[0], ""
                 await made.finished()
         except (OSError, RuntimeError, ValueError, asyncio.TimeoutError) as error:
-            logger.warning("%s: %s", address, error.__cause__ or error)  # Dask's own: "Worker failed to start."
+            if (said := reasons.reason(error)) != told:
+                logger.warning("%s: %s. Dialling again, every %.0f s at most.", address, said, AGAIN[1])
+            told = said
         await asyncio.sleep(wait)
         wait = min(2 * wait, AGAIN[1])
 

@@ -18,7 +18,7 @@ from typing import Any
 from edgeres import disk, store
 from edgeres.data import ImageSet
 from edgeres.errors import EdgeresError, UsageError
-from edgeres.fleet import agent, tasks
+from edgeres.fleet import agent, reasons, tasks
 from edgeres.fleet.address import Address
 from edgeres.fleet.tasks import Piece
 
@@ -62,6 +62,19 @@ class Fleet:
                 options: dict[str, Any] = {"security": self.security, "timeout": 10, "set_as_default": False}
                 self._client = self.distributed.Client(self.address, **options)
             return self._client
+
+    def reach(self) -> None:
+        """EdgeresError where no scheduler answers, UsageError where it does not let us in: later on it may be away, and
+        is waited for."""
+        try:
+            self.client()
+        except self._lost as error:
+            if refusal := reasons.refusal(error):
+                raise UsageError(f"{self.address}: {refusal}.") from None
+            raise EdgeresError(
+                f"no scheduler answers at {self.address} ({reasons.reason(error)}); start `edgeres scheduler` or "
+                "`edgeres run --devices` there."
+            ) from None
 
     def names(self) -> list[str]:
         """The agents that are there, none where the scheduler is not."""

@@ -137,17 +137,19 @@ def run(
         raise UsageError(f"{open_} is reached by SSH without certificates: {why}; `edgeres devices init` makes them.")
     with (
         _scheduler(scheduler, certificates, known, progress) as address,
-        _dialled([device for device in known if device.reach == "ssh"], address, certificates, progress) as refused,
         Fleet(address, certificates) as fleet,
     ):
+        fleet.reach()
         if not devices:
             workers = spread.Workers(fleet)
             return pipeline.run(recipe, out, progress, [pipeline.Here(workers.predict)], workers.gather)
-        places = [There(fleet, name, device, refused.get(name)) for name, device in asked.items()]
-        return pipeline.run(recipe, out, progress, places)
+        dialled = [device for device in known if device.reach == "ssh"]
+        with _agents(dialled, address, certificates, progress) as refused:
+            places = [There(fleet, name, device, refused.get(name)) for name, device in asked.items()]
+            return pipeline.run(recipe, out, progress, places)
 
 
-def _dialled(
+def _agents(
     devices: Sequence[Device], address: str, certificates: Path | None, progress: Progress
 ) -> AbstractContextManager[Mapping[str, EdgeresError]]:
     """Agents on the devices that are reached by SSH; gives why one will have none."""

@@ -12,7 +12,6 @@ from rich.live import Live
 from rich.table import Table
 
 from edgeres import figures
-from edgeres.errors import EdgeresError
 from edgeres.fleet.client import Fleet
 
 PERIOD = 1.0
@@ -46,11 +45,9 @@ def watch(address: str, certificates: Path | None, names: Sequence[str], console
     """Show the devices until the scheduler ends: a table that renews itself in a terminal, elsewhere a line for each
     change. EdgeresError where no scheduler answers."""
     with Fleet(address, certificates) as fleet:
+        fleet.reach()
         looks = _looks(fleet, names)
-        try:
-            rows = next(looks)
-        except StopIteration:
-            raise EdgeresError(f"no scheduler answers at {address}; start `edgeres run --devices` first.") from None
+        rows = next(looks, [])
         if console.is_terminal:
             with Live(_table(rows), console=console, auto_refresh=False) as live:
                 for rows in looks:
