@@ -80,7 +80,7 @@ def _refused() -> Iterator[None]:
 
 def _name(text: str) -> str:
     if not re.match(NAME, text) or text.lower() in RESERVED:
-        raise ValueError(f"{text!r} cannot be a device: letters, digits and hyphens, and not {', '.join(RESERVED)}")
+        raise ValueError(f"{text!r} is no name of one: letters, digits and hyphens, and not {', '.join(RESERVED)}")
     return text
 
 
@@ -171,7 +171,7 @@ def _device(name: str, keys: Mapping[str, Any]) -> Device:
         return Device.model_validate({**keys, "name": name})
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in (name, *first["loc"]))
+        place = ".".join(str(part) for part in (name, *first["loc"])) if first["loc"] != ("name",) else "a device"
         raise UsageError(f"{place}: {_said(error)}.") from None
 
 

@@ -206,8 +206,8 @@ def load(arch: str | None, checkpoint: Checkpoint, head: bool = True) -> tuple[s
         alike = alike or get_close_matches(name, ARCHITECTURES)
         meant = f"did you mean {' or '.join(alike)}? " if alike else ""
         raise UsageError(
-            f"there is no architecture {name!r}; {meant}`edgeres export --list` lists them, and without --arch it is "
-            "recognised."
+            f"{checkpoint.path}: there is no architecture {name!r}; {meant}`edgeres export --list` lists them, and "
+            "where none is named it is recognised."
         )
     model = _with_head(build(name, outputs), checkpoint.state)
     problems = _problems(model, checkpoint.state)
@@ -219,8 +219,9 @@ def load(arch: str | None, checkpoint: Checkpoint, head: bool = True) -> tuple[s
             "does not use; where that is right, take them out of the state dict."
         )
     if problems:
-        rows = checkpoint.rows
-        fits = f"these are tensors of {rows[0]}" if rows else f"the closest architecture is {_closest(checkpoint)}"
+        rows, closest = checkpoint.rows, _closest(checkpoint)
+        fits = f"these are tensors of {rows[0]}" if rows else f"the closest architecture is {closest}"
+        fits = fits if closest != name else "see how it was saved"
         raise InputError(f"{checkpoint.path} does not fit {name}: {_few(problems)}; {fits}.")
     model.load_state_dict(checkpoint.state, strict=False)
     return name, model.eval()

@@ -385,7 +385,7 @@ def test_a_tensor_too_many_or_of_another_shape_is_refused(tmp_path: Path) -> Non
     with pytest.raises(InputError, match=r"holds a cifar_resnet20 and also head\.weight, which .* take them out"):
         load("cifar_resnet20", extra)
     wider = read(saved(tmp_path, STATE | {"bn1.weight": torch.ones(17)}))
-    with pytest.raises(InputError, match=r"bn1\.weight has shape \(17,\), not \(16,\); the closest .* cifar_resnet20"):
+    with pytest.raises(InputError, match=r"bn1\.weight has shape \(17,\), not \(16,\); see how it was saved"):
         load("cifar_resnet20", wider)
 
 
