@@ -16,13 +16,16 @@ from edgeres import locks
 from edgeres.fleet import agent
 from edgeres.fleet.address import Address
 
+PORT = "edgeres agent, port "
+"""What it says first: whoever asked for it may be told other things by the device's shell before."""
+
 
 def main() -> None:
     if os.getpgrp() != os.getpid():
         os.setpgrp()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        sys.stdout.write(f"{free.getsockname()[1]}\n")
+        sys.stdout.write(f"{PORT}{free.getsockname()[1]}\n")
     sys.stdout.flush()
     told = json.loads(sys.stdin.readline())
     with locks.scratch() as folder:

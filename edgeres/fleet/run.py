@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgeres import disk, pipeline, store
 from edgeres.cells import Pending
@@ -48,38 +48,20 @@ class There:
             return
         title = f"{asked[0].target} on {self.name}"
         try:
-            told = self._finish(asked, fp32, images, bench, title, progress)
-            for cell, found in zip(asked, self._known(asked, told), strict=True):
-                cell.known |= found
+            answer = _read(asked, self._finish(asked, fp32, images, bench, title, progress), self.name)
         except EdgeresError as error:
             for cell in asked:
                 cell.known |= {"status": "failed", "message": f"{self.name}: {error}"}
             progress.say(f"{title}: failed. {error}")
             return
-        for cell, found in zip(asked, told["cells"], strict=True):
-            if name := found["predictions"]:
-                cell.predictions = folder / "predictions" / Path(name).name
-                disk.write_bytes(cell.predictions, told["files"][name])
-                disk.write_bytes(store.sidecar_path(cell.predictions), told["files"][f"{name}.json"])
+        for cell, one in zip(asked, answer, strict=True):
+            cell.known |= one.known
+            if one.predictions:
+                cell.predictions = folder / "predictions" / f"{cell.engine}{one.suffix}"
+                disk.write_bytes(cell.predictions, one.predictions)
+                disk.write_bytes(store.sidecar_path(cell.predictions), one.sidecar)
         states = (f"{cell.precision} {cell.known['status']}" for cell in asked)
         progress.say(f"{title}: {', '.join(states)}")
-
-    def _known(self, asked: Sequence[Pending], told: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """What a device found of each cell; InputError where its answer is none of edgeres'."""
-        try:
-            made = []
-            for cell, found in zip(asked, told["cells"], strict=True):
-                known = {key: value for key, value in found["known"].items() if key != "engine"}  # that stays there
-                if latency := known.get("latency"):
-                    known["latency"] = Latency.model_validate(latency)
-                Cell(target=str(cell.target), device=self.name, precision=cell.precision, scheme=cell.scheme, **known)
-                if name := found["predictions"]:
-                    told["files"][name], told["files"][f"{name}.json"]
-                made.append(known)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            kind = type(error).__name__
-            raise InputError(f"its answer is none of edgeres' ({kind}); see which agent runs there.") from None
-        return made
 
     def _finish(
         self, asked: Sequence[Pending], fp32: Path, images: ImageSet, bench: BenchPart, title: str, progress: Progress
@@ -113,6 +95,34 @@ class There:
         progress.say(f"{title}: files are there")
         answer: dict[str, Any] = self.fleet.ask(self.name, tasks.job, "finish", request)
         return answer
+
+
+class Answer(NamedTuple):
+    """What a device found of a cell: `known` as `Pending` has it, and the file of predictions, where there is one."""
+
+    known: dict[str, Any]
+    suffix: str = ""
+    predictions: bytes = b""
+    sidecar: bytes = b""
+
+
+def _read(asked: Sequence[Pending], told: Mapping[str, Any], device: str) -> list[Answer]:
+    """InputError where what a device says is no answer of edgeres'."""
+    try:
+        made = []
+        for cell, found in zip(asked, told["cells"], strict=True):
+            known = {key: value for key, value in found["known"].items() if key != "engine"}  # that stays there
+            if latency := known.get("latency"):
+                known["latency"] = Latency.model_validate(latency)
+            Cell(target=str(cell.target), device=device, precision=cell.precision, scheme=cell.scheme, **known)
+            if name := found["predictions"]:
+                made.append(Answer(known, Path(name).suffix, told["files"][name], told["files"][f"{name}.json"]))
+            else:
+                made.append(Answer(known))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        kind = type(error).__name__
+        raise InputError(f"its answer is none of edgeres' ({kind}); see which agent runs there.") from None
+    return made
 
 
 def run(

@@ -37,15 +37,19 @@ class Workers:
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet, here = fleet, machine.describe()
-        self.names = [name for name in fleet.names() if _alike(self._machine(name), here)]
+        self.names = [name for name in fleet.names() if self._alike(name, here)]
         if not self.names:
             raise EdgeresError(
                 f"no agent at {fleet.address} computes as this machine does ({here.identity}, the same packages); "
                 "start `edgeres agent` on machines like it, or measure on the others with --devices."
             )
 
-    def _machine(self, name: str) -> Machine:
-        return Machine.model_validate(self.fleet.ask(name, tasks.facts)["machine"])
+    def _alike(self, name: str, here: Machine) -> bool:
+        try:
+            there = Machine.model_validate(self.fleet.ask(name, tasks.facts)["machine"])
+        except EdgeresError:  # it went meanwhile; the others are enough
+            return False
+        return (there.identity, there.packages) == (here.identity, here.packages)
 
     def gather(
         self,
@@ -128,10 +132,6 @@ class Workers:
                 if not able:
                     raise next(error for _, error in ended if error)
         return (answers[start] for start in starts)
-
-
-def _alike(one: Machine, other: Machine) -> bool:
-    return (one.identity, one.packages) == (other.identity, other.packages)
 
 
 _Read = TypeVar("_Read")

@@ -18,7 +18,7 @@ import asyncssh
 
 from edgeres import disk
 from edgeres.errors import EdgeresError, InputError, MissingRuntime, UsageError
-from edgeres.fleet import certificates
+from edgeres.fleet import certificates, remote
 from edgeres.fleet.address import host_port
 from edgeres.fleet.inventory import Device, Found
 from edgeres.progress import Progress
@@ -177,8 +177,8 @@ async def _port(stdout: asyncssh.SSHReader[str]) -> int:
     """The port that an agent says it will listen on; 0 where it ends before. What else the device's shell says, such as
     an `echo` in its .bashrc, is passed over."""
     while line := await stdout.readline():
-        if line.strip().isdecimal():
-            return int(line)
+        if (port := line.strip().removeprefix(remote.PORT)).isdecimal() and remote.PORT in line:
+            return int(port)
     return 0
 
 

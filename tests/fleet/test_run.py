@@ -21,7 +21,7 @@ from edgeres import measure as measuring
 from edgeres.cells import Pending
 from edgeres.data import open_images
 from edgeres.errors import EdgeresError, UsageError
-from edgeres.fleet import agent, inventory, jobs, run, spread, tasks
+from edgeres.fleet import inventory, jobs, run, spread, tasks
 from edgeres.fleet.client import Fleet
 from edgeres.fleet.inventory import Device, Found
 from edgeres.fleet.run import There
@@ -47,6 +47,8 @@ class Near(Fleet):
         return ["line3", "old"]
 
     def ask(self, device: str, task: Callable[..., Any], *arguments: Any) -> Any:
+        if device == "gone":
+            raise EdgeresError("gone did not answer.")
         self.asked.append(task.__name__)
         return tasks.value(task(*arguments))
 
@@ -271,23 +273,42 @@ def test_a_device_that_became_slow_is_told(tmp_path: Path) -> None:
 def test_shares_of_images_show_that_they_go_on(
     device: Near, exported: Path, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device, "names", lambda: ["d1"])
     tasks.objects().folder.mkdir()
     tasks.objects().lock.touch()
+    monkeypatch.setattr(device, "names", lambda: ["gone", "d1"])
     workers, images = spread.Workers(device), open_images(image_folder)
+    assert workers.names == ["d1"], "one that went meanwhile keeps nobody from going on"
     calibrate(exported, images, tmp_path / "shared.stats", gather=workers.gather)
     evaluate.evaluate(exported, TARGET, images, tmp_path / "shared.npz", predict=workers.predict)
     assert device.asked.count("job") == 2
 
 
 def test_a_run_that_fails_leaves_no_scheduler_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agent, "PORT", 0)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        monkeypatch.setattr(run, "PORT", free.getsockname()[1])
     with suppress(EdgeresError), run._scheduler(None, None, [], Silent()) as address:
         host, _, port = address.removeprefix("tcp://").rpartition(":")
         socket.create_connection((host, int(port))).close()
         raise EdgeresError("no room")
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((host, int(port)))
+
+
+@pytest.mark.parametrize("name", ["predictions/x.npz", "../../../x.npz", "/x.npz", "..npz"])
+def test_a_device_does_not_say_where_its_predictions_go(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Target("onnxruntime", "cpu")
+    cell = Pending(target, Precision.FP32, None, tmp_path / "x.onnx", TargetPart(target=str(target)))
+    place = There(cast(Any, None), "pi")
+    answer = {"known": {"status": "measured"}, "predictions": name}
+    files = {name: b"predictions", f"{name}.json": b"{}"}
+    monkeypatch.setattr(place, "_finish", lambda *_: {"cells": [answer], "files": files})
+    place.finish([cell], tmp_path, cast(Any, None), BenchPart(), tmp_path / "run", Silent())
+    assert cell.known["status"] == "measured"
+    there = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    suffix = Path(name).suffix
+    assert there == {f"run/predictions/onnxruntime-cpu.fp32.onnx{end}" for end in (suffix, f"{suffix}.json")}
 
 
 @pytest.mark.parametrize(

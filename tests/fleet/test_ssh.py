@@ -83,7 +83,8 @@ def device(sshd: tuple[int, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     python = tmp_path / "python"
     lines = [
-        "echo Welcome to the lab",
+        "echo Welcome to the lab of",
+        "echo 2026",
         f"echo $$ > {tmp_path / 'pid'}",
         f"export PYTHONPATH={ROOT} EDGERES_AGENT_FOLDER={tmp_path / 'kept'}",
     ]
@@ -149,7 +150,7 @@ def test_a_device_that_is_off_is_told_of(device: Device) -> None:
     assert "dials in" in str(ssh.probe([Device(name="pi", reach="agent")])["pi"])
 
 
-@pytest.mark.parametrize(("said", "port"), [("Welcome\n\n4321\n", 4321), ("Welcome\n", 0), ("", 0)])
+@pytest.mark.parametrize(("said", "port"), [("Hello\n22\n\nedgeres agent, port 4321\n", 4321), ("22\n", 0), ("", 0)])
 def test_what_a_shell_says_before_the_agent_is_passed_over(said: str, port: int) -> None:
     lines = iter(said.splitlines(keepends=True))
 
