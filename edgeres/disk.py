@@ -70,8 +70,9 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
     Readers see the old file or the whole new one, also after a crash of the process or of the machine; on an exception
     the old file stays. UsageError where nothing can be written there, EdgeresError where the disk is full.
     """
-    if os.path.isdir(path):  # which a path that cannot be looked at is not
-        raise UsageError(f"{path} is a folder; name a file in it.")
+    # Of a path that cannot be looked at, os.path says that there is nothing.
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UsageError(f"{path} is a folder or a device; name a file.")
     with ExitStack() as stack:
         temporary = _entered(stack, path, locks.temporary(path))
         try:
@@ -82,6 +83,8 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
             temporary.replace(path)
             _flush(path.parent)
         except OSError as error:
+            if error.filename not in (None, os.fspath(temporary)):
+                raise  # of another file
             why = error.strerror or error  # NumPy's own says how much was written
             raise EdgeresError(f"{path} cannot be written ({why}); make room and run again.") from None
 

@@ -95,10 +95,15 @@ def compare(report: Report, baseline: Report, rules: Mapping[str, float | str]) 
 
     UsageError where there are no rules, for an unknown rule, and for a value that cannot be read.
     """
+    return [verdict for rule, limit in limits(rules).items() for verdict in _judge(rule, limit, report, baseline)]
+
+
+def limits(rules: Mapping[str, float | str]) -> dict[str, float]:
+    """The limit of each rule; UsageError where there are no rules, for an unknown one, and for a value that cannot be
+    read."""
     if not rules:
         raise UsageError('there is nothing to check; add rules to [check] of the recipe, as in latency_p50 = "5%".')
-    limits = {rule: read(rule, value) for rule, value in rules.items()}
-    return [verdict for rule, limit in limits.items() for verdict in _judge(rule, limit, report, baseline)]
+    return {rule: read(rule, value) for rule, value in rules.items()}
 
 
 def overall(verdicts: list[Verdict]) -> Outcome:

@@ -79,7 +79,7 @@ def inspect(path: Path, target: Target, source: Path | None = None) -> Inspectio
     model = path if path.suffix == ".onnx" else source
     if model is None:
         return Inspection(_engine_layers(engines.inspect(path, target)), None, versions)
-    network = Network(onnx_io.load(model))
+    network = Network(onnx_io.verified(model))
     best = backend.scheme(target)
     known = list(lint.rules(network, target, best))
     try:

@@ -40,7 +40,7 @@ def alone(path: Path, what: Path, say: Callable[[str], object] = _say) -> Iterat
         while True:
             if _lock(handle) is False:
                 if not waited:
-                    holder = os.pread(handle, 20, 0).decode() or "another"
+                    holder = os.pread(handle, 20, 0).decode(errors="replace") or "another"
                     say(f"{what} is being written by process {holder}; waiting until it is done.")
                 waited = True
                 _lock(handle, wait=True)

@@ -122,9 +122,14 @@ def description(model: onnx.ModelProto, where: Path) -> ModelInfo:
 def info(path: Path) -> ModelInfo:
     """The description of an ONNX file (from its metadata) or of a built engine (from its sidecar)."""
     if path.suffix == ".onnx":
-        return description(load(path, store.checked(path)[0] if signature.trusted() else None), path)
+        return description(verified(path), path)
     sidecar = store.verify(path)
     return ModelInfo.parse(sidecar.parameters.get("model", {}), store.sidecar_path(path))
+
+
+def verified(path: Path) -> onnx.ModelProto:
+    """As `load`, of a file that will be run: where this machine demands signatures, of the bytes that were signed."""
+    return load(path, store.checked(path)[0] if signature.trusted() else None)
 
 
 def input_shape(model: onnx.ModelProto) -> tuple[int | None, ...]:

@@ -34,6 +34,9 @@ def check(model: ModelProto, where: Path, strict: bool = False) -> None:
     if (count := _nodes(model, where)) > NODES:
         raise InputError(f"{where} has {count} nodes, {NODES} are the most; export it again.")
     _text(model, where)
+    for node in (node for graph in _everywhere(model) for node in graph.node):
+        if node.op_type == "EPContext":
+            raise InputError(f"{where} holds another runtime's engine; take the ONNX file that it was built from.")
     if any(one.ref_attr_name for graph in _graphs(model.graph) for node in graph.node for one in node.attribute):
         raise InputError(f"{where}: an attribute refers to a function that it does not stand in; export it again.")
     declared, files = 0, dict[str, int]()
@@ -128,26 +131,40 @@ def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
             yield from _graphs(inner)
 
 
+def _everywhere(model: ModelProto) -> Iterator[GraphProto]:
+    """The graphs of a model and of its functions."""
+    for graph in (model.graph, *(GraphProto(node=function.node) for function in model.functions)):
+        yield from _graphs(graph)
+
+
 def _nodes(model: ModelProto, where: Path) -> int:
     """How many nodes a model has once its functions stand where they are called."""
     functions = {(one.domain, one.name, one.overload): one for one in model.functions}
-    known: dict[tuple[str, str, str], int] = {}
+    known: dict[tuple[str, str, str], tuple[int, int, int]] = {}
 
-    def size(nodes: GraphProto | FunctionProto, depth: int, callers: tuple[tuple[str, str, str], ...]) -> int:
+    def size(
+        nodes: GraphProto | FunctionProto, depth: int, callers: tuple[tuple[str, str, str], ...]
+    ) -> tuple[int, int, int]:
+        """Nodes, how deep graphs are nested, how deep functions are called."""
+        count, nested, called = len(nodes.node), 0, 0
         if depth > DEPTH or len(callers) > CALLS:
-            raise InputError(f"{where} has graphs nested deeper than {DEPTH}, or calls than {CALLS}; export it again.")
-        count = len(nodes.node)
+            raise deep
         for node in nodes.node:
-            count += sum(size(inner, depth + 1, callers) for inner in _nested(node))
             name = (node.domain, node.op_type, node.overload)
             if name in callers:
                 raise InputError(f"{where}: the function {node.op_type} calls itself; export it again.")
             if name in functions and name not in known:
                 known[name] = size(functions[name], depth, (*callers, name))
-            count += known.get(name, 0)
-        return count
+            inside = [(size(inner, depth + 1, callers), 1, 0) for inner in _nested(node)]
+            inside += [(known[name], 0, 1)] if name in known else []
+            for (more, graphs, calls), graph, call in inside:
+                count, nested, called = count + more, max(nested, graphs + graph), max(called, calls + call)
+        if depth + nested > DEPTH or len(callers) + called > CALLS:
+            raise deep
+        return count, nested, called
 
-    return size(model.graph, 0, ())
+    deep = InputError(f"{where} has graphs nested deeper than {DEPTH}, or calls than {CALLS}; export it again.")
+    return size(model.graph, 0, ())[0]
 
 
 def _location(tensor: TensorProto) -> str:

@@ -96,7 +96,7 @@ def _sidecars(artifact: Path) -> dict[str, Sidecar]:
                 continue
             try:
                 sidecar = store.read_sidecar(path.with_suffix(""))
-            except InputError:  # somebody else's JSON
+            except (InputError, UsageError):  # somebody else's
                 continue
             if sidecar:
                 found[sidecar.digest] = sidecar

@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     path, accepted = config.getoption(RECIPE), config.getoption(BASELINE)
     if not (path or accepted):
         return
-    from edgeres import recipe, report
+    from edgeres import gate, recipe, report
     from edgeres.errors import EdgeresError
 
     if not path:
@@ -39,6 +39,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
         rules = recipe.read(path).check
         if accepted:
             config.stash[_ACCEPTED] = report.load(accepted)
+            gate.limits(rules)
             items += [Rule.from_parent(session, name=rule, nodeid=f"{path}::{rule}") for rule in rules]
     except EdgeresError as error:
         raise pytest.UsageError(str(error)) from None

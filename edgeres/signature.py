@@ -42,7 +42,7 @@ def make_key(out: Path) -> Path:
 
     UsageError where either is there already or cannot be written: a key that is lost cannot be made again.
     """
-    serialization, ed25519 = _cryptography()
+    serialization, ed25519, _ = _cryptography()
     key, public = ed25519.Ed25519PrivateKey.generate(), out.with_suffix(".pub.pem")
     encoding, plain = serialization.Encoding.PEM, serialization.NoEncryption()
     if public.exists():
@@ -57,12 +57,10 @@ def seal(payload: bytes, key: Path) -> bytes:
 
     UsageError where the key cannot be read, InputError where it is no private Ed25519 key.
     """
-    from cryptography.exceptions import UnsupportedAlgorithm
-
-    serialization, ed25519 = _cryptography()
+    serialization, ed25519, unsupported = _cryptography()
     try:
         private = serialization.load_pem_private_key(disk.read(key, disk.TEXT), password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, unsupported) as error:
         raise InputError(f"{key} is not a private key that can be used ({error}); see `edgeres keygen`.") from None
     if not isinstance(private, ed25519.Ed25519PrivateKey):
         raise InputError(f"{key} is no Ed25519 key; make one with `edgeres keygen`.")
@@ -135,15 +133,13 @@ def _encoded(kind: str, payload: bytes) -> bytes:
 
 
 def _public(keys: Path) -> list[tuple[Path, "Ed25519PublicKey"]]:
-    from cryptography.exceptions import UnsupportedAlgorithm
-
-    serialization, ed25519 = _cryptography()
+    serialization, ed25519, unsupported = _cryptography()
     files = sorted(keys.glob("*.pem")) if keys.is_dir() else [keys]
     found = []
     for file in files:
         try:
             key = serialization.load_pem_public_key(disk.read(file, disk.TEXT))
-        except (ValueError, UnsupportedAlgorithm):
+        except (ValueError, unsupported):
             raise InputError(f"{file} is not a public key; see `edgeres keygen`.") from None
         if not isinstance(key, ed25519.Ed25519PublicKey):
             raise InputError(f"{file} is no Ed25519 key; see `edgeres keygen`.")
@@ -155,12 +151,12 @@ def _public(keys: Path) -> list[tuple[Path, "Ed25519PublicKey"]]:
 
 def _keyid(key: "Ed25519PublicKey") -> str:
     """The SHA-256 of the key as DER: a hint for humans, nothing is decided by it."""
-    serialization, _ = _cryptography()
+    serialization, *_ = _cryptography()
     return hashlib.sha256(_spki(key, serialization.Encoding.DER)).hexdigest()
 
 
 def _spki(key: "Ed25519PublicKey", encoding: Any) -> bytes:
-    serialization, _ = _cryptography()
+    serialization, *_ = _cryptography()
     return key.public_bytes(encoding, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
@@ -179,10 +175,11 @@ def _create(file: Path, content: bytes, mode: int) -> None:
         raise UsageError(f"{file} cannot be written ({error.strerror}); write elsewhere.") from None
 
 
-def _cryptography() -> tuple[Any, Any]:
+def _cryptography() -> tuple[Any, Any, Any]:
     try:
+        from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError:
         raise MissingRuntime("signatures need cryptography; `pip install 'edgeres[sign]'`.") from None
-    return serialization, ed25519
+    return serialization, ed25519, UnsupportedAlgorithm

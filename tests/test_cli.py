@@ -578,3 +578,13 @@ def test_a_path_that_is_none_is_refused(tmp_path: Path, image_folder: Path, caps
     for path in (str(tmp_path / "loop.onnx"), "", "."):
         assert main(["quantize", path, "--data", str(image_folder), "-o", str(tmp_path / "q.onnx")]) == 2
         assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["agent tls://a --name b --certificates .", "scheduler tls://a --certificates ."])
+def test_devices_without_their_packages_name_them(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("dask", "distributed", "cryptography"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert main(command.split()) == 3
+    assert "pip install 'edgeres[devices]'" in capsys.readouterr().err

@@ -92,6 +92,9 @@ def test_an_earlier_step_whose_sidecar_is_absent_is_not_known(run: dict[str, Pat
     store.sidecar_path(alone).unlink()
     with pytest.raises(InputError, match="not a file that a sidecar beside it describes; make it again, then sign"):
         provenance.statement(alone)
+    (run["engine"].parent / "x").touch()
+    (run["engine"].parent / "x.json").mkdir()
+    assert provenance.statement(run["engine"]), "what is not edgeres' is passed over"
     for path in (tmp_path / "absent", tmp_path):
         with pytest.raises(UsageError, match="cannot be read"):
             provenance.statement(path)

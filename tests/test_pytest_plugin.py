@@ -39,6 +39,7 @@ def runs(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Runs:
     """Runs a suite of one test beside an accepted report; the recipe gives `made`, or raises it."""
     pytester.makepyfile(SUITE)
     Path("mine.toml").write_text(RECIPE, encoding="utf-8")
+    Path("bare.toml").write_text(RECIPE.partition("[check]")[0], encoding="utf-8")
     baseline.write(ruled(solar()), Path("accepted.json"))
     calls: list[Path] = []
 
@@ -107,6 +108,7 @@ def test_a_run_that_fails_is_told_without_a_traceback(runs: Runs) -> None:
         (("--edgeres", "absent.toml", "-k", "nothing"), "*absent.toml cannot be read*"),
         (("--edgeres", "mine.toml", "--edgeres-baseline", "absent.json"), "*absent.json holds no report.json*"),
         (("--edgeres", "mine.toml", "--edgeres-baseline", "mine.toml"), "*mine.toml is not JSON*"),
+        (("--edgeres", "bare.toml", "--edgeres-baseline", "accepted.json"), "*there is nothing to check*"),
     ],
 )
 def test_what_is_missing_is_an_error_of_usage_before_anything_runs(

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import stat
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -15,8 +16,12 @@ import numpy as np
 import onnx
 import pytest
 
-from edgeres import backends, cli, disk, engines, onnx_io, provenance, signature, store
+from edgeres import backends, cli, disk, engines, inspect, onnx_io, provenance, signature, store
+from edgeres.data import open_images
 from edgeres.errors import InputError, UsageError
+from edgeres.limits import roofline
+from edgeres.measure import Subject
+from edgeres.quantization import diagnose
 from edgeres.store import Sidecar
 from edgeres.types import Target
 
@@ -319,3 +324,29 @@ def test_a_measuring_process_demands_signatures_too(
     monkeypatch.setenv(signature.TRUSTED, str(keys / "theirs.pub.pem"))
     assert cli.main(["bench", str(engine), "--target", str(target(engine)), "--rounds", "1"]) == cli.FAILED
     assert "holds no signature of" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("demanded")
+def test_nothing_of_an_unsigned_file_is_read_before_that_is_told(built: Path, image_folder: Path) -> None:
+    path, images = built / "mine.onnx", open_images(image_folder)
+    for step in (
+        lambda: inspect.inspect(path, CPU),
+        lambda: roofline.roofline(Subject(path, CPU)),
+        lambda: diagnose.diagnose(path, path, images),
+    ):
+        with pytest.raises(InputError, match=r"mine\.onnx is not signed"):
+            step()
+
+
+@pytest.mark.parametrize("command", [["sign", "a", "--key", "mine.pem"], ["verify", "a", "--key", "mine.pub.pem"]])
+def test_without_the_package_it_is_named(
+    command: list[str], keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.make(tmp_path / "a", Sidecar("thing", {}), lambda path: path.write_bytes(b"") and None)
+    shutil.copytree(keys, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    signature.path(Path("a")).write_text("{}\n")
+    for name in ("cryptography", "cryptography.exceptions", "cryptography.hazmat.primitives"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert cli.main(command) == 3
+    assert "pip install 'edgeres[sign]'" in capsys.readouterr().err

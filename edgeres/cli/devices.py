@@ -150,9 +150,10 @@ def remove(
     from edgeres.fleet import inventory as inventories
 
     folder = _folder(inventory, certificates)
-    inventories.remove(inventory, name)
+    inventories.find(inventory, name)
     if held := (folder / name / step.CERTIFICATE).exists():
-        step.revoke(folder, name)
+        step.revoke(folder, name)  # first: what fails half way leaves nobody with a certificate
+    inventories.remove(inventory, name)
     show(f"{inventory}: {name} removed", {"name": name, "revoked": held}, as_json)
 
 

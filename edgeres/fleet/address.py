@@ -9,7 +9,7 @@ from edgeres.errors import UsageError
 
 PORT = 8786
 """Of a scheduler, where none is named; Dask's."""
-PLACE = re.compile(r"(?:\[(?P<v6>[^\]\s]+)\]|(?P<host>[^:\[\]/@\s]+))(?::(?P<port>[0-9]+))?")
+PLACE = re.compile(r"(?:\[(?P<v6>[^\]\s]+)\]|(?P<host>[^:\[\]/@\s]+))(?::(?P<port>[0-9]{1,5}))?")
 
 
 def host_port(text: str) -> tuple[str, int]:
@@ -22,7 +22,11 @@ def host_port(text: str) -> tuple[str, int]:
     found = PLACE.fullmatch(text)
     if not found or int(found["port"] or 0) > 65535:
         raise UsageError(f"{text!r} is no address; write HOST:PORT, with a port from 1 to 65535, or HOST.")
-    return found["v6"] or found["host"], int(found["port"] or 0)
+    if found["v6"]:
+        with suppress(ValueError):
+            return str(ipaddress.IPv6Address(found["v6"])), int(found["port"] or 0)
+        raise UsageError(f"{text!r} is no address; write HOST:PORT, or [ADDRESS]:PORT of IPv6.")
+    return found["host"], int(found["port"] or 0)
 
 
 def place(host: str, port: int) -> str:

@@ -70,8 +70,8 @@ def security(address: Address, certificates: Path | None, role: Any) -> Any:
 async def scheduler(address: str, certificates: Path | None = None) -> Any:
     """A running scheduler that listens at an address such as `tls://0.0.0.0:8786`; end it with `close`."""
     there = Address.parse(address)
-    trusted = security(there, certificates, "scheduler")
     distributed = dask()
+    trusted = security(there, certificates, "scheduler")
     options: dict[str, Any] = {"dashboard": True, "dashboard_address": "127.0.0.1:0", "extensions": {}}
     host = str(there).rpartition(":")[0]
     made = distributed.Scheduler(host=host, port=there.port, security=trusted, **options)
@@ -104,9 +104,9 @@ async def agent(address: str, name: str, certificates: Path | None = None, *, li
     `listen` is HOST:PORT by which the scheduler reaches this device, where that is not the way it dials out by.
     """
     there = Address.parse(address)
-    trusted = security(there, certificates, "worker")
     listen = listen and place(*host_port(listen))
     distributed = dask()
+    trusted = security(there, certificates, "worker")
     wait, told = AGAIN[0], ""
     while True:
         try:

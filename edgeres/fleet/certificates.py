@@ -63,7 +63,7 @@ def init(folder: Path) -> None:
         disk.write_bytes(folder / CA, _pem(made.sign(key, _hash())))
     if not (folder / CRL).exists():
         _first(folder, CRL)
-        _write_crl(folder, [], datetime.datetime.now(datetime.timezone.utc) - SKEW)
+        _write_crl(folder, [], _now() - SKEW)
     _check(folder)
     for role in ("scheduler", "client"):
         issue(folder, role)
@@ -111,7 +111,8 @@ def issue(folder: Path, name: str) -> Path:
 
     made = folder / name
     whole = all((made / file).exists() for file in OWN)
-    if whole and _own(made).not_valid_after_utc > datetime.datetime.now(datetime.timezone.utc):
+    # A crash may have left one that is revoked.
+    if whole and (own := _own(made)).not_valid_after_utc > _now() and own.serial_number not in revoked(folder):
         return made
     issuer, key = _ca(folder), ec.generate_private_key(ec.SECP256R1())
     # The scheduler fetches results by dialling the worker: both are server and client.
@@ -122,6 +123,7 @@ def issue(folder: Path, name: str) -> Path:
     builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
     builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
     _folder(made)
+    (made / CERTIFICATE).unlink(missing_ok=True)  # the old one has another key
     _write_key(made / KEY, key)
     disk.write_bytes(made / CERTIFICATE, _pem(builder.sign(_ca_key(folder), _hash())))
     disk.write_bytes(made / CA, _pem(issuer))
@@ -139,7 +141,7 @@ def revoke(folder: Path, name: str) -> None:
         raise UsageError(f"{folder} has no certificate of {name!r}; it was revoked already, or never made.")
     with disk.changing(folder / CRL):
         list_ = _crl(folder)
-        now = datetime.datetime.now(datetime.timezone.utc)
+        now = _now()
         # OpenSSL takes the list that is newer, in whole seconds.
         earliest = list_.last_update_utc + datetime.timedelta(seconds=1)
         time.sleep(max(0.0, (earliest - now).total_seconds()))
@@ -168,7 +170,7 @@ def security(folder: Path, role: Role) -> "Security":
         mend = "copy it from where `edgeres devices init` made it" if role == "worker" else "run `edgeres devices init`"
         raise UsageError(f"{own} has no {missing}; {mend}.")
     end = _own(own).not_valid_after_utc
-    if role != "worker" and end < datetime.datetime.now(datetime.timezone.utc):
+    if role != "worker" and end < _now():
         raise UsageError(
             f"{own / CERTIFICATE} was valid until {end.date()}; `edgeres devices init` makes it another one."
         )
@@ -194,10 +196,14 @@ def revoked(folder: Path) -> set[int]:
     return {entry.serial_number for entry in _crl(folder)}
 
 
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.timezone.utc)
+
+
 def _builder(name: Any, issuer: Any, key: Any, issuer_key: Any, days: int) -> "x509.CertificateBuilder":
     from cryptography import x509
 
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = _now()
     made = x509.CertificateBuilder().subject_name(name).issuer_name(issuer).public_key(key)
     made = made.serial_number(x509.random_serial_number()).not_valid_before(now - SKEW)
     made = made.not_valid_after(now + datetime.timedelta(days=days))

@@ -17,10 +17,11 @@ from typing import Any
 
 from edgeres import disk, store
 from edgeres.data import ImageSet
-from edgeres.errors import EdgeresError, UsageError
+from edgeres.errors import EdgeresError, InputError, UsageError
 from edgeres.fleet import agent, reasons, tasks
 from edgeres.fleet.address import Address
 from edgeres.fleet.tasks import Piece
+from edgeres.schema import Machine
 
 CHUNK = 2**22
 """Bytes of a message: what a broken link costs at most, and less than a device has memory for."""
@@ -41,8 +42,8 @@ class Fleet:
     def __init__(self, address: str, certificates: Path | None = None, patience: float = PATIENCE) -> None:
         there = Address.parse(address)
         self.address, self.patience = str(there), patience
-        self.security = agent.security(there, certificates, "client")
         self.distributed = agent.dask()
+        self.security = agent.security(there, certificates, "client")
         self._client: Any = None
         self._lock = threading.Lock()
         gone = (self.distributed.CancelledError, self.distributed.client.ClosedClientError, asyncio.CancelledError)
@@ -114,6 +115,17 @@ class Fleet:
             f"{device} did not answer for {self.patience:.0f} s (there: {there}); see whether `edgeres agent` runs "
             f"there and reaches {self.address}, then run again: what was done is not done again."
         )
+
+    def machine(self, device: str) -> Machine:
+        """What a device is; UsageError where it has another edgeres than this one, raises as `ask` besides."""
+        facts, ours = self.ask(device, tasks.facts), store.versions("edgeres")["edgeres"]
+        try:
+            theirs = facts["edgeres"]
+            if theirs == ours:
+                return Machine.model_validate(facts["machine"])
+        except (KeyError, TypeError, ValueError):
+            raise InputError("what it says of itself is none of edgeres'; see which agent runs there.") from None
+        raise UsageError(f"it has edgeres {theirs}, not {ours}; `pip install edgeres=={ours}` there.")
 
     def send(self, device: str, files: Files) -> None:
         """Bring files to a device, those and the parts of those that are not there yet; EdgeresError where they do not

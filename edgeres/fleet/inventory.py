@@ -79,7 +79,7 @@ def _refused() -> Iterator[None]:
 
 
 def _name(text: str) -> str:
-    if not re.match(NAME, text) or text.lower() in RESERVED:
+    if not re.fullmatch(NAME, text) or text.lower() in RESERVED:
         raise ValueError(f"{text!r} is no name of one: letters, digits and hyphens, and not {', '.join(RESERVED)}")
     return text
 
@@ -156,10 +156,17 @@ def put_found(path: Path, name: str, found: Found) -> None:
         _write(path, text, _edit(text, (name, "found"), _table(f"{name}.found", found)), name)
 
 
-def remove(path: Path, name: str) -> None:
-    """Remove a device; UsageError where there is none of that name."""
-    if name not in read(path).devices:
+def find(path: Path, name: str) -> Device:
+    """A device of the inventory; UsageError where there is none of that name."""
+    devices = read(path).devices
+    if name not in devices:
         raise UsageError(f"{path}: there is no device {name!r}; `edgeres devices list` shows them.")
+    return devices[name]
+
+
+def remove(path: Path, name: str) -> None:
+    """Remove a device; as `find`."""
+    find(path, name)
     with disk.changing(path):
         text = _text(path)
         _write(path, text, _edit(text, (name,), ""), name)

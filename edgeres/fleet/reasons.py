@@ -14,6 +14,7 @@ ALERTS = {
 """What the other side says of us (RFC 8446, 6.2), as OpenSSL calls it."""
 CODES = {
     9: "its certificate is of the future; see to the clock here",
+    23: "its certificate was revoked; `edgeres devices init` makes the scheduler another one",
     10: "its certificate is out of date; see to the clock here, or run `edgeres devices init` there",
     62: "what answers there is no scheduler; see to the address and the port",
 }

@@ -71,10 +71,7 @@ class There:
         if self.name not in self.fleet.names():
             waits = f"waiting for it to dial {self.fleet.address}, {self.fleet.patience:.0f} s at most"
             progress.say(f"{self.name} is not there: {waits}")
-        facts, ours = self.fleet.ask(self.name, tasks.facts), store.versions("edgeres")["edgeres"]
-        self._machine = Machine.model_validate(facts["machine"])
-        if facts["edgeres"] != ours:
-            raise UsageError(f"it has edgeres {facts['edgeres']}, not {ours}; `pip install edgeres=={ours}` there.")
+        self._machine = self.fleet.machine(self.name)
         parcel = Parcel()
         request = {
             "target": str(asked[0].target),
@@ -97,6 +94,10 @@ class There:
         return answer
 
 
+SUFFIXES = (".npz", ".json")
+"""Of predictions; those of maps are their errors."""
+
+
 class Answer(NamedTuple):
     """What a device found of a cell: `known` as `Pending` has it, and the file of predictions, where there is one."""
 
@@ -115,14 +116,20 @@ def _read(asked: Sequence[Pending], told: Mapping[str, Any], device: str) -> lis
             if latency := known.get("latency"):
                 known["latency"] = Latency.model_validate(latency)
             Cell(target=str(cell.target), device=device, precision=cell.precision, scheme=cell.scheme, **known)
-            if name := found["predictions"]:
-                made.append(Answer(known, Path(name).suffix, told["files"][name], told["files"][f"{name}.json"]))
-            else:
-                made.append(Answer(known))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+            name = found["predictions"]
+            suffix = next(suffix for suffix in SUFFIXES if name.endswith(suffix)) if name else ""
+            files = [told["files"][file] for file in (name, f"{name}.json")] if name else []
+            made.append(Answer(known, suffix, *map(_bytes, files)))
+    except (AttributeError, KeyError, StopIteration, TypeError, ValueError) as error:
         kind = type(error).__name__
         raise InputError(f"its answer is none of edgeres' ({kind}); see which agent runs there.") from None
     return made
+
+
+def _bytes(value: Any) -> bytes:
+    if not isinstance(value, bytes):
+        raise TypeError(f"no bytes but {type(value).__name__}")
+    return value
 
 
 def run(

@@ -46,8 +46,8 @@ class Workers:
 
     def _alike(self, name: str, here: Machine) -> bool:
         try:
-            there = Machine.model_validate(self.fleet.ask(name, tasks.facts)["machine"])
-        except EdgeresError:  # it went meanwhile; the others are enough
+            there = self.fleet.machine(name)
+        except EdgeresError:  # it went meanwhile, or is another edgeres; the others are enough
             return False
         return (there.identity, there.packages) == (here.identity, here.packages)
 

@@ -14,11 +14,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from pickle import UnpicklingError
 from tempfile import TemporaryFile
 from typing import Any
 
 from edgeres import errors, machine, store
-from edgeres.errors import EdgeresError
+from edgeres.errors import EdgeresError, InputError
+from edgeres.fleet import unpickling
 from edgeres.fleet.objects import LIMIT, Objects
 
 FOLDER, SPACE = "EDGERES_AGENT_FOLDER", "EDGERES_AGENT_SPACE"
@@ -44,6 +46,8 @@ def objects() -> Objects:
 def _answering(function: Callable[..., Any]) -> Callable[..., Answer]:
     @functools.wraps(function)
     def answer(*arguments: Any) -> Answer:
+        if unpickling.reading():
+            raise UnpicklingError(f"{function.__name__} is called by a scheduler, not by reading a message.")
         try:
             return {"value": function(*arguments)}
         except EdgeresError as error:
@@ -55,10 +59,13 @@ def _answering(function: Callable[..., Any]) -> Callable[..., Answer]:
 
 
 def value(answer: Answer) -> Any:
-    """What was answered; raises the error that was."""
+    """What was answered; raises the error that was, InputError where it is no answer."""
+    if not isinstance(answer, dict) or not {"error", "value"} & {*answer}:
+        raise InputError("its answer is none of edgeres'; see which agent runs there.")
     if "error" in answer:
         kind = getattr(errors, str(answer["error"]), EdgeresError)
-        raise (kind if isinstance(kind, type) and issubclass(kind, EdgeresError) else EdgeresError)(answer["message"])
+        kind = kind if isinstance(kind, type) and issubclass(kind, EdgeresError) else EdgeresError
+        raise kind(str(answer.get("message", "it failed, and does not say why.")))
     return answer["value"]
 
 

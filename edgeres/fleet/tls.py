@@ -50,7 +50,10 @@ class Verified(Security):
         return made
 
     def get_listen_args(self, role: str) -> dict[str, Any]:
-        return self._checked(super().get_listen_args(role))  # type: ignore[no-untyped-call]
+        made = self._checked(super().get_listen_args(role))  # type: ignore[no-untyped-call]
+        if made["ssl_context"] is not None:
+            made["ssl_context"].num_tickets = 0  # a session that is resumed (RFC 8446, 2.2) shows no certificate
+        return made
 
     def refresh(self) -> set[int]:
         """Read the revocation list again, also for listeners that are open; the serial numbers in it."""

@@ -12,8 +12,9 @@ import pickle
 import sys
 import threading
 from collections.abc import Callable, Iterable
-from types import ModuleType
-from typing import Any, NoReturn
+from enum import Enum
+from types import FunctionType, ModuleType
+from typing import Any, ClassVar, NoReturn
 
 from edgeres.errors import UsageError
 
@@ -49,10 +50,10 @@ class Refused(metaclass=_Named):
     name = ""
 
     def __new__(cls, *_: object, **__: object) -> "Refused":
-        return object.__new__(cls) if getattr(_reading, "now", False) else cls.refuse()
+        return object.__new__(cls) if reading() else cls.refuse()
 
     def __call__(self, *_: object, **__: object) -> "Refused":
-        return self if getattr(_reading, "now", False) else self.refuse()
+        return self if reading() else self.refuse()
 
     def __setstate__(self, state: object) -> None:
         pass
@@ -89,7 +90,13 @@ _INSTEAD: dict[tuple[str, str], Callable[..., Any]] = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+_Slow: Any = pickle._Unpickler
+"""In Python: nobody can look at what the one in C builds."""
+
+
+class _Unpickler(_Slow):  # type: ignore[misc]
+    dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(_Slow.dispatch)
+
     def find_class(self, module: str, name: str) -> Any:
         if instead := _INSTEAD.get((module, name)):
             return instead
@@ -100,17 +107,30 @@ class _Unpickler(pickle.Unpickler):
             found = getattr(found, part)
         return found
 
+    def load_build(self) -> None:
+        """State is for what the pickle made, not for functions and classes, which all messages share."""
+        if isinstance(self.stack[-2], type | FunctionType | Enum):
+            raise pickle.UnpicklingError(f"{self.stack[-2]} is no message's to change.")
+        super().load_build()
+
+    dispatch[pickle.BUILD[0]] = load_build
+
 
 _allowed: dict[str, frozenset[str]] = {**ENVELOPES, **PLAIN}
 
 
 def loads(content: bytes, *, buffers: Iterable[Any] = ()) -> Any:
     """Read a pickle; nothing that is not listed is imported or called."""
-    before, _reading.now = getattr(_reading, "now", False), True
+    before, _reading.now = reading(), True
     try:
         return _Unpickler(io.BytesIO(content), buffers=buffers).load()
     finally:
         _reading.now = before
+
+
+def reading() -> bool:
+    """Whether a message is being read: a function that it may name is not to be called by that."""
+    return getattr(_reading, "now", False)
 
 
 def restrict(tasks: ModuleType) -> None:

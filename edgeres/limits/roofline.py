@@ -95,7 +95,7 @@ def roofline(subject: Subject, progress: Callable[[int], object] = lambda proces
         raise UsageError(
             f"{subject.path} does not tell its arithmetic; give --roofline the ONNX file that it was built from."
         )
-    network = Network(onnx_io.load(subject.path))
+    network = Network(onnx_io.verified(subject.path))
     subject = replace(subject, threads=subject.threads or machine.cores())
     (whole,) = measure.measure([subject], ROUNDS, progress)
     batch, times = measure.profile(subject)

@@ -23,7 +23,7 @@ def diagnose(model: Path, quantized: Path, images: ImageSet) -> list[TensorError
 
     InputError where `quantized` is no Q/DQ file of the FP32 `model`.
     """
-    exact, found = onnx_io.load(model), onnx_io.load(quantized)
+    exact, found = onnx_io.verified(model), onnx_io.verified(quantized)
     info = onnx_io.description(exact, model)
     graph = Graph.of(exact, model)
     scales = place.remembered(found, quantized)

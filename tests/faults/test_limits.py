@@ -65,6 +65,20 @@ def grown(factor: float) -> ModelProto:
     return model(nodes=nodes, constants=[WEIGHT, scales])
 
 
+def deep_in_functions() -> ModelProto:
+    """Five graphs deep, called once from the top and once five graphs down."""
+    body = function("f0")
+    body.node.add().CopyFrom(holding(nested(4)).graph.node[1])
+    made = holding(nested(4))
+    graph = made.graph.node[1].attribute[0].g
+    while graph.node[0].op_type == "If":
+        graph = graph.node[0].attribute[0].g
+    made.functions.append(body)
+    made.graph.node.insert(1, helper.make_node("f0", ["y"], ["z1"], domain="mine"))
+    graph.node.append(helper.make_node("f0", ["y"], ["z2"], domain="mine"))
+    return made
+
+
 DOUBLING = [*(function(f"f{at}", *[f"f{at + 1}"] * 2) for at in range(30)), function("f30")]
 CHAIN = [*(function(f"f{at}", f"f{at + 1}") for at in range(3000)), function("f3000")]
 SMALL = onnx.FunctionProto()
@@ -85,6 +99,37 @@ REFUSED: dict[str, tuple[Callable[[], ModelProto], str]] = {
         "f0 calls itself",
     ),
     "a long chain": (lambda: model(functions=CHAIN, nodes=CALL), "nested deeper than 8, or calls than 64"),
+    "a long chain whose end is called first": (
+        lambda: model(
+            functions=CHAIN[:101],
+            nodes=[helper.make_node(f"f{at}", ["y"], [f"z{at}"], domain="mine") for at in (50, 0)],
+        ),
+        "nested deeper than 8, or calls than 64",
+    ),
+    "graphs in a function that is called from within graphs": (
+        lambda: deep_in_functions(),
+        "nested deeper than 8",
+    ),
+    "an engine": (
+        lambda: model(nodes=[helper.make_node("EPContext", ["y"], ["z"], domain="com.microsoft")]),
+        "holds another runtime's engine",
+    ),
+    "an engine in a function": (
+        lambda: model(
+            functions=[
+                helper.make_function(
+                    "mine",
+                    "f0",
+                    ["a"],
+                    ["b"],
+                    [helper.make_node("EPContext", ["a"], ["b"], domain="com.microsoft")],
+                    [helper.make_opsetid("com.microsoft", 1)],
+                )
+            ],
+            nodes=CALL,
+        ),
+        "holds another runtime's engine",
+    ),
     "functions that double": (lambda: model(functions=DOUBLING, nodes=CALL), "nodes, 100000 are the most"),
     "functions that double, and one of their name": (
         lambda: model(functions=[*DOUBLING, SMALL], nodes=CALL),

@@ -20,7 +20,21 @@ def test_host_and_port(text: str, host: str, port: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", ":2", "nano:", "nano:ssh", "nano:65536", "nano:-1", "a:1:2", "a b", "[::1", "a/b"]
+    "text",
+    [
+        "",
+        ":2",
+        "nano:",
+        "nano:ssh",
+        "nano:65536",
+        "nano:" + "1" * 5000,
+        "[hello@/x]:80",
+        "nano:-1",
+        "a:1:2",
+        "a b",
+        "[::1",
+        "a/b",
+    ],
 )
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="write HOST:PORT"):

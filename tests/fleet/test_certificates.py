@@ -5,6 +5,7 @@ import io
 import logging
 import re
 import shutil
+import socket
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -434,3 +435,50 @@ def test_an_authority_that_a_crash_left_half_made_is_completed(written: int, tmp
     certificates.init(half)
     assert (half / "ca.key").read_bytes() == (tmp_path / "whole" / "ca.key").read_bytes()
     assert certificates.security(half, "scheduler")
+
+
+def test_a_revoked_device_does_not_resume_its_session(folder: Path) -> None:
+    """TLS 1.3 would take a ticket in the place of a certificate."""
+    import ssl
+
+    listening: ssl.SSLContext = certificates.security(folder, "scheduler").get_listen_args("scheduler")["ssl_context"]
+    dialling: ssl.SSLContext = certificates.security(folder / "nano", "worker").get_connection_args("worker")[
+        "ssl_context"
+    ]
+
+    def visit(session: ssl.SSLSession | None) -> ssl.SSLSession | None:
+        ours, theirs = socket.socketpair()
+        with ThreadPoolExecutor(1) as pool, ours, theirs:
+            greeting = pool.submit(lambda: listening.wrap_socket(theirs, server_side=True).write(b"hello"))
+            with dialling.wrap_socket(ours, server_hostname="scheduler", session=session) as spoken:
+                assert spoken.read(5) == b"hello"
+                assert not spoken.session_reused
+                greeting.result()
+                return spoken.session
+
+    assert visit(visit(None)) is not None
+
+
+def test_a_certificate_that_a_crash_left_though_it_is_revoked_is_made_anew(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", lambda _: None)
+        certificates.revoke(folder, "nano")
+    own = certificates.issue(folder, "nano")
+    assert certificates._own(own).serial_number not in certificates.revoked(folder)
+
+
+def test_a_crash_while_a_certificate_is_renewed_is_mended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(path: Path, *_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(certificates, "DAYS", -1)
+    shutil.rmtree(folder / "nano")
+    certificates.issue(folder, "nano")
+    monkeypatch.undo()
+    monkeypatch.setattr(certificates, "_pem", killed)
+    with pytest.raises(KeyboardInterrupt):
+        certificates.issue(folder, "nano")
+    monkeypatch.undo()
+    assert certificates.security(certificates.issue(folder, "nano"), "worker")

@@ -46,11 +46,25 @@ def test_a_device_is_added_listed_revoked_and_removed(capsys: pytest.CaptureFixt
 def test_what_is_no_device_is_refused_before_anything_is_written(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["devices", "add", "scheduler", "host"]) == 2
     assert cli.main(["devices", "add", "nano"]) == 2
+    assert cli.main(["devices", "add", "nano\n", "host"]) == 2
     assert cli.main(["devices", "add", "nano", "host", "-t", "cpu"]) == 2
     assert cli.main(["devices", "add", "nano", "host", "-t", "onxruntime:cpu"]) == 2
     assert not Path("devices.toml").exists()
     assert cli.main(["devices", "list"]) == 2
     assert "devices add" in capsys.readouterr().err
+
+
+def test_a_device_that_cannot_be_revoked_is_not_removed() -> None:
+    assert cli.main(["devices", "add", "nano", "nano"]) == 0
+    assert cli.main(["devices", "init"]) == 0
+    crl = Path("certificates/crl.pem")
+    whole = crl.read_bytes()
+    crl.write_bytes(b"damaged")
+    assert cli.main(["devices", "remove", "nano"]) == 3
+    assert "nano" in inventory.read(Path("devices.toml")).devices
+    crl.write_bytes(whole)
+    assert cli.main(["devices", "remove", "nano"]) == 0
+    assert not Path("certificates/nano").exists()
 
 
 def test_names_do_not_go_with_this_machine() -> None:

@@ -37,6 +37,9 @@ from edgeres.types import Precision, Target
 TARGET = Target("onnxruntime", "cpu")
 
 
+OURS = store.versions("edgeres")["edgeres"]
+
+
 class Near(Fleet):
     """Devices without a network."""
 
@@ -294,7 +297,7 @@ def test_a_run_that_fails_leaves_no_scheduler_behind(monkeypatch: pytest.MonkeyP
         socket.create_connection((host, int(port)))
 
 
-@pytest.mark.parametrize("name", ["predictions/x.npz", "../../../x.npz", "/x.npz", "..npz"])
+@pytest.mark.parametrize("name", ["predictions/x.npz", "../../../x.json", "/x.npz", ".npz"])
 def test_a_device_does_not_say_where_its_predictions_go(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,8 +310,11 @@ def test_a_device_does_not_say_where_its_predictions_go(
     place.finish([cell], tmp_path, cast(Any, None), BenchPart(), tmp_path / "run", Silent())
     assert cell.known["status"] == "measured"
     there = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    suffix = Path(name).suffix
+    suffix = "." + name.rpartition(".")[2]
     assert there == {f"run/predictions/onnxruntime-cpu.fp32.onnx{end}" for end in (suffix, f"{suffix}.json")}
+
+
+FILES = {"a.npz": "text", "a.npz.json": b"", "a.sh": b"", "a.sh.json": b""}
 
 
 @pytest.mark.parametrize(
@@ -318,6 +324,8 @@ def test_a_device_does_not_say_where_its_predictions_go(
         [{"known": {"status": "measured", "latency": {"p50": "x"}}, "predictions": None}],
         [{"known": {"status": "measured", "device": "another"}, "predictions": None}],
         [{"known": {"status": "measured"}, "predictions": "not/there"}],
+        [{"known": {"status": "measured"}, "predictions": "a.npz"}],
+        [{"known": {"status": "measured"}, "predictions": "a.sh"}],
         [None],
     ],
 )
@@ -327,7 +335,7 @@ def test_an_answer_that_is_none_fails_the_cell_alone(
     target = Target("onnxruntime", "cpu")
     cell = Pending(target, Precision.FP32, None, tmp_path / "x.onnx", TargetPart(target=str(target)))
     place = There(cast(Any, None), "pi")
-    monkeypatch.setattr(place, "_finish", lambda *_: {"cells": cells, "files": {}})
+    monkeypatch.setattr(place, "_finish", lambda *_: {"cells": cells, "files": FILES})
     place.finish([cell], tmp_path, cast(Any, None), BenchPart(), tmp_path, Silent())
     assert cell.known["status"] == "failed"
     assert cell.known["message"].startswith("pi: its answer is none of edgeres'")
@@ -346,3 +354,26 @@ def test_devices_that_measure_nothing_of_the_recipe_are_refused(device: Near, re
         with pytest.raises(UsageError, match="no device that was named measures"):
             pipeline.run(recipe, tmp_path / "out", Silent(), places)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({"edgeres": "9.9", "machine": {"of": "tomorrow"}}, r"it has edgeres 9\.9, not .*; `pip install edgeres=="),
+        ({"edgeres": OURS, "machine": {"of": "tomorrow"}}, "none of edgeres'"),
+        ({"edgeres": OURS}, "none of edgeres'"),
+        ({}, "none of edgeres'"),
+        (None, "none of edgeres'"),
+        ("facts", "none of edgeres'"),
+    ],
+)
+def test_a_device_with_another_edgeres_is_told_what_to_do(device: Near, facts: Any, told: str) -> None:
+    device.ask = lambda *_: facts  # type: ignore[method-assign]
+    with pytest.raises(EdgeresError, match=told):
+        device.machine("line3")
+
+
+@pytest.mark.parametrize("answer", [None, [], {}, {"of": "tomorrow"}, {"error": "Exception"}, {"error": "KeyError"}])
+def test_what_is_no_answer_is_an_error_of_edgeres(answer: Any) -> None:
+    with pytest.raises(EdgeresError):
+        tasks.value(answer)

@@ -1,7 +1,9 @@
 """Of pickles nothing runs but what edgeres named."""
 
+import hashlib
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 
 pytest.importorskip("distributed", reason="the extra `devices` is not installed")
 
+from dask._expr import Expr
 from dask._task_spec import Task
 
 from edgeres.errors import UsageError
@@ -60,6 +63,70 @@ def test_a_task_of_another_function_says_what_was_refused(function: Any, named: 
     with pytest.raises(UsageError, match=f"{named} is no task of edgeres"):
         task()
     assert not list(tmp_path.iterdir())
+
+
+class Called:
+    """Has a function called, with these arguments, while it is unpickled."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.called = function, arguments
+
+    def __reduce__(self) -> Any:
+        return self.called
+
+
+CONTENT = b"an engine"
+PIECES = [(hashlib.sha256(CONTENT).hexdigest(), 0, len(CONTENT), CONTENT)]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: Called(tasks.put, PIECES),
+        lambda: Called(tasks.job, "predict", {}),
+        lambda: Called(tasks.missing, {}),
+        lambda: Called(tasks.facts),
+        lambda: Called(Expr._reconstruct, tasks.facts, None, {}),
+        lambda: Called(Task("key", tasks.put, PIECES)),
+    ],
+)
+def test_reading_a_message_runs_none_of_our_tasks_either(
+    call: Callable[[], Called], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may come from a device, and be read by the scheduler."""
+    monkeypatch.setenv(tasks.FOLDER, str(tmp_path / "kept"))
+    monkeypatch.setattr(tasks, "run", lambda *_: {"value": (tmp_path / "ran").touch()})
+    with pytest.raises((pickle.UnpicklingError, TypeError)):
+        unpickling.loads(pickle.dumps([call()]))
+    assert list(tmp_path.iterdir()) == []
+    assert tasks.put(PIECES)["value"], "elsewhere they are"
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("edgeres.fleet.tasks", "job"),
+        ("edgeres.fleet.unpickling", "refused"),
+        ("dask._task_spec", "Task"),
+        ("dask._expr", "LLGExpr"),
+        ("dask._expr", "Expr._reconstruct"),
+        ("dask.typing", "no_default"),
+        ("tblib.pickling_support", "unpickle_exception"),
+    ],
+)
+@pytest.mark.parametrize("state", [{"marker": 1}, (None, {"marker": 1}), (None, {"__defaults__": (1,)})])
+def test_a_message_changes_nothing_that_others_use(module: str, name: str, state: Any) -> None:
+    def pushed(text: str) -> bytes:
+        return pickle.SHORT_BINUNICODE + bytes([len(text)]) + text.encode()
+
+    found = b"\x80\x04" + pushed(module) + pushed(name) + pickle.STACK_GLOBAL
+    shared = unpickling.loads(found + pickle.STOP)
+    assert not isinstance(shared, type(unpickling.refused("x")))
+    before = getattr(shared, "__defaults__", None)
+    with pytest.raises(pickle.UnpicklingError, match="no message's to change"):
+        unpickling.loads(found + pickle.dumps(state, 2)[2:-1] + pickle.BUILD + pickle.STOP)
+    assert not hasattr(shared, "marker")
+    assert getattr(shared, "__defaults__", None) == before
 
 
 def test_a_task_of_ours_is_run() -> None:
