@@ -38,8 +38,11 @@ def changes(report: Report, out: Path) -> list[Change]:
         raise EdgeresError(f"this report cannot become a baseline: {refused}")
     try:
         old = rows(reports.load(out)) if out.is_file() else []
-    except InputError:  # of another version: nothing of it compares
-        old = []
+    except InputError:
+        written = disk.read_json(out)
+        if not isinstance(written, dict) or "schema_version" not in written:
+            raise InputError(f"{out} is another file than a baseline; give another name to write to.") from None
+        old = []  # of another version: nothing of it compares
     return list(_changes(old, rows(report)))
 
 

@@ -151,7 +151,9 @@ class ImageSet:
         """The class of each image, int64 (N,): see `labels.indices`; InputError where an image has none."""
         if None in self.labels:
             nameless = self.names[self.labels.index(None)]
-            raise InputError(f"{self.source}: {nameless} has no label; put images in one folder per class.")
+            raise InputError(
+                f"{self.source}: {nameless} has no label; give it one, in its row or as the name of its folder."
+            )
         return labels.indices(self.labels, classes, count, self.source)
 
     def multi_hot(self, classes: Sequence[str], count: int) -> NDArray[np.bool_]:
@@ -210,12 +212,17 @@ def _files(root: Path) -> Iterator[Path]:
 def _manifest(source: Path) -> ImageSet:
     lines = re.split("\r\n|\r|\n", disk.read_text(source, LIST))
     try:
-        rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
+        reader = csv.DictReader(line for line in lines if not line.startswith("#"))
+        rows, columns = list(reader), list(reader.fieldnames or ())
     except csv.Error as error:
         raise InputError(f"{source} cannot be read as text ({error}); make the manifest again.") from None
     roots = [found[1] for line in lines if (found := re.match(r"#\s*root\s*=\s*(.+?)\s*$", line))]
     if not rows or not {"path", "sha256", "label"} <= set(rows[0]) or not all(row["path"] for row in rows):
         raise InputError(f"{source} is no manifest: it needs the columns path, sha256, label and a row an image.")
+    if (double := next((name for name in columns if columns.count(name) > 1), None)) is not None:
+        raise InputError(f"{source} has two columns {double!r}; leave one.")
+    if odd := next((row["path"] for row in rows if None in row), None):
+        raise InputError(f"{source}: the row of {odd} has more fields than there are columns; make the manifest again.")
     rows.sort(key=lambda row: row["path"])
     if twice := next((one["path"] for one, other in pairwise(rows) if one["path"] == other["path"]), None):
         raise InputError(f"{source} lists {twice} twice; make the manifest again.")
@@ -246,6 +253,10 @@ def _arrays(source: Path) -> ImageSet:
             if values.dtype != np.float32 or values.ndim != 4 or not 0 < len(values) == len({*called}):
                 raise ValueError("its tensors are not float32 (N, C, H, W) with a name each")
             return tensors(source, called, values)
+        if missing := [name for name in ("images", "labels") if name not in arrays]:
+            raise InputError(
+                f"{source} has no array `{missing[0]}`; make it again, with uint8 images and their labels."
+            )
         images, given = arrays["images"], arrays["labels"]
     except EdgeresError:
         raise

@@ -151,6 +151,8 @@ def _verify(path: Path, target: Target) -> tuple[bytes | None, Settings]:
 
 def _fits(path: Path, sidecar: Sidecar, target: Target) -> None:
     """Whether an engine was built for this target, runtime and hardware. Runtimes find out too late, or not at all."""
+    if sidecar.kind != "engine":
+        raise InputError(f"{path} is no engine but {sidecar.kind}; give what `edgeres build` wrote, or an ONNX file.")
     built_for = sidecar.parameters.get("target")
     if built_for != str(target):
         raise UsageError(f"{path} was built for {built_for}, not for {target}; change --target or build it again.")

@@ -99,7 +99,8 @@ def _positions(found: Sequence[str], classes: Sequence[str], count: int, where: 
         return {label: int(label) for label in distinct}
     if ordered and len(distinct) == count and not classes:
         return {label: index for index, label in enumerate(distinct)}
-    odd = next(label for label in distinct if label not in classes) if classes else distinct[0]
+    wrong = (label for label in distinct if label not in classes and not (label.isdecimal() and int(label) < count))
+    odd = next(wrong, distinct[0])
     known = f", the first is {classes[0]!r}" if classes else ""
     raise InputError(
         f"{where} has {len(distinct)} labels such as {odd!r}, the model has {count} classes"

@@ -52,6 +52,9 @@ def answer(work: Callable[[], Mapping[str, Any]]) -> None:
         found = work()
     except EdgeresError as error:
         found = {"error": type(error).__name__, "message": str(error)}
+    except MemoryError:
+        told = "there is not enough memory for this; use a smaller batch or smaller images, or a larger machine."
+        found = {"error": EdgeresError.__name__, "message": told}
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

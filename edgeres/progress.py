@@ -1,10 +1,14 @@
 """How long work tells what it does: silent by default, bars on a terminal."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 from edgeres.figures import plain
+
+PERIOD = 15.0
+"""Seconds between two lines of a step, where there is no terminal."""
 
 
 class Progress(Protocol):
@@ -29,7 +33,8 @@ class Silent:
 
 
 class Terminal:
-    """Bars with rate and remaining time on standard error while it is a terminal, one line a finished step anyway."""
+    """Bars with rate and remaining time on standard error while it is a terminal; elsewhere, as in the log of a CI job,
+    a line now and then of a step that takes long."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -50,10 +55,14 @@ class Terminal:
         )
         hidden = not self.console.is_terminal
         with Progress(*columns, console=self.console, transient=True, disable=hidden) as bars:
-            task = bars.add_task(plain(title), total=total, rate="")
+            task, told = bars.add_task(plain(title), total=total, rate=""), time.monotonic()
 
             def advance(done: int) -> None:
+                nonlocal told
                 bars.advance(task, done)
+                if hidden and time.monotonic() - told > PERIOD:
+                    told = time.monotonic()
+                    self.say(f"{title}: {bars.tasks[task].completed:.0f}{f' of {total}' if total else ''}")
                 speed = bars.tasks[task].speed
                 bars.update(task, rate=f"{speed:.1f}/s" if speed else "")
 

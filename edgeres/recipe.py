@@ -28,7 +28,7 @@ class ModelPart(Part):
     task: Task = "classification"
     features: list[str] = []
     opset: int = 19
-    batch: int | None = Field(default=None, ge=1)
+    batch: int | None = Field(default=None, ge=1, le=65536)
     preprocess: dict[str, Any] = {}
 
     @model_validator(mode="after")
@@ -63,8 +63,8 @@ class QuantizationPart(Part):
 class BenchPart(Part):
     """[bench]: how latency is measured; see `edgeres.measure`."""
 
-    batch: int = Field(default=1, ge=1)
-    threads: int | None = Field(default=None, ge=1)
+    batch: int = Field(default=1, ge=1, le=65536)
+    threads: int | None = Field(default=None, ge=1, le=1024)
     rounds: int = Field(default=5, ge=1)
 
 
@@ -81,14 +81,20 @@ class TargetPart(Part):
     scheme: str | None = None
     input: Frame | None = None
     keep: list[str] = []
-    batch: int | None = Field(default=None, ge=1)
-    threads: int | None = Field(default=None, ge=1)
+    batch: int | None = Field(default=None, ge=1, le=65536)
+    threads: int | None = Field(default=None, ge=1, le=1024)
     settings: dict[str, str] = {}
 
 
 def _short(value: object) -> object:
     """`targets = ["openvino:cpu"]` is short for a table with that one key."""
     return {"target": value} if isinstance(value, str) else value
+
+
+def _no_flag(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError('a rule is a number or a percentage, as in 0.3 or "5%"')
+    return value
 
 
 class Recipe(Part):
@@ -100,7 +106,7 @@ class Recipe(Part):
     quantization: QuantizationPart = Field(default_factory=QuantizationPart)
     bench: BenchPart = Field(default_factory=BenchPart)
     targets: list[Annotated[TargetPart, BeforeValidator(_short)]] = Field(min_length=1)
-    check: dict[str, float | str] = {}
+    check: dict[str, Annotated[float | str, BeforeValidator(_no_flag)]] = {}
 
 
 _PARTS: Mapping[str, type[Part]] = {

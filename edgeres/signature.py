@@ -32,8 +32,13 @@ def path(artifact: Path) -> Path:
 
 
 def trusted() -> Path | None:
-    """The public key, or the folder of them, that this machine demands signatures of; None where it demands none."""
+    """The public key, or the folder of them, that this machine demands signatures of; None where it demands none.
+
+    UsageError where the variable is there and empty: whoever set it wants signatures.
+    """
     named = os.environ.get(TRUSTED)
+    if named == "":
+        raise UsageError(f"{TRUSTED} is empty; name a public key, or a folder of them, or unset it.")
     return Path(named) if named else None
 
 
@@ -60,8 +65,8 @@ def seal(payload: bytes, key: Path) -> bytes:
     serialization, ed25519, unsupported = _cryptography()
     try:
         private = serialization.load_pem_private_key(disk.read(key, disk.TEXT), password=None)
-    except (ValueError, TypeError, unsupported) as error:
-        raise InputError(f"{key} is not a private key that can be used ({error}); see `edgeres keygen`.") from None
+    except (ValueError, TypeError, unsupported):
+        raise InputError(f"{key} is no private key, or one with a password; see `edgeres keygen`.") from None
     if not isinstance(private, ed25519.Ed25519PrivateKey):
         raise InputError(f"{key} is no Ed25519 key; make one with `edgeres keygen`.")
     made = {"keyid": _keyid(private.public_key()), "sig": _base64(private.sign(_encoded(PAYLOAD, payload)))}

@@ -289,8 +289,54 @@ def test_an_accepted_report_passes_its_own_check(capsys: pytest.CaptureFixture[s
     assert "openvino:cpu int8" in capsys.readouterr().out
     assert main(["check", "report.json", "-b", "accepted.json"]) == 0
     capsys.readouterr()
-    assert main(["baseline", "accept", "accepted.json", "-o", "accepted.json", "--json"]) == 0
+    assert main(["baseline", "accept", "report.json", "-o", "accepted.json", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"out": "accepted.json", "changes": []}
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "baseline accept report.json -o report.json",
+        "baseline accept report.json -o model.onnx.json",
+        "baseline accept report.json -o accepted.txt",
+        "check report.json -b report.json --junit report.json",
+        "check --ab model.onnx model.onnx -t onnxruntime:cpu --junit model.onnx",
+        "report report.json -o new.html -o new.pdf",
+    ],
+)
+def test_nothing_that_is_read_is_written_over(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.read_bytes() for path in Path().iterdir() if path.is_file()}
+    assert main(command.split()) in (2, 3)
+    assert {path: path.read_bytes() for path in Path().iterdir() if path.is_file()} == before
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("bench model.onnx -t onnxruntime:cpu --p99 20 --data x", "--data goes with a --scenario"),
+        ("bench model.onnx -t onnxruntime:cpu --p99 inf", "Invalid value for '--p99'"),
+        ("bench model.onnx -t onnxruntime:cpu --scenario offline --qps 5", "those of --scenario server"),
+        ("bench model.onnx -t onnxruntime:cpu --scenario server --qps inf", "Invalid value for '--qps'"),
+        ("bench model.onnx -t onnxruntime:cpu --scenario single-stream --batch 5", "is not a batch"),
+        ("bench model.onnx -t onnxruntime:cpu --threads 100000", "Invalid value for '--threads'"),
+        ("bench model.stats -t onnxruntime:cpu", "model.stats is no engine but statistics"),
+        ("quantize model.onnx --stats model.stats --samples 3 -o q.onnx", "--samples draws from the images of --data"),
+        ("quantize model.onnx --scheme fp16 --method entropy -o q.onnx", "scheme fp16 has nothing to calibrate"),
+        ("export --list -o x.onnx", "--list lists"),
+        ("devices add d u@h --agent", "leave one of them out"),
+        ("agent tcp://127.0.0.1 --name d --space inf", "Invalid value for '--space'"),
+    ],
+)
+def test_no_request_is_passed_over(
+    command: str, said: str, calibrated: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for suffix in ("", ".json"):
+        shutil.copy(f"{calibrated}{suffix}", f"model.stats{suffix}")
+    assert main(command.split()) in (2, 3)
+    assert said in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
 @pytest.mark.usefixtures("place")

@@ -96,7 +96,7 @@ def test_images_without_a_class_folder_have_no_label(tmp_path: Path) -> None:
     picture(8, 8).save(tmp_path / "1.png")
     images = open_images(tmp_path)
     assert images.labels == (None,)
-    with pytest.raises(InputError, match=r"1\.png has no label; put images in one folder per class"):
+    with pytest.raises(InputError, match=r"1\.png has no label; give it one, in its row or as the name of its folder"):
         images.indices((), 10)
 
 
@@ -249,6 +249,18 @@ def test_a_manifest_of_a_package_that_is_absent_says_what_to_install(tmp_path: P
 )
 def test_a_manifest_without_its_columns_is_refused(tmp_path: Path, head: str, row: str) -> None:
     with pytest.raises(InputError, match=r"set\.csv is no manifest: it needs the columns path, sha256, label"):
+        open_images(manifest(tmp_path / "set.csv", row, head=head))
+
+
+@pytest.mark.parametrize(
+    ("head", "row", "said"),
+    [
+        ("path,sha256,label,label", "a.png,,3,4", "has two columns 'label'"),
+        ("path,sha256,label", "a.png,,3,9", "the row of a.png has more fields than there are columns"),
+    ],
+)
+def test_a_manifest_of_which_two_things_can_be_read_is_refused(tmp_path: Path, head: str, row: str, said: str) -> None:
+    with pytest.raises(InputError, match=rf"set\.csv:? {said}"):
         open_images(manifest(tmp_path / "set.csv", row, head=head))
 
 

@@ -37,7 +37,7 @@ def test_names_with_a_semicolon_between_are_a_row_of_ones(
             NAMES,
             "2 labels such as 'blue', the model has 3 classes, the first is 'red'; name folders and ",
         ),
-        (("0;3",), (), "2 labels such as '0', the model has 3 classes; name"),
+        (("0;3",), (), "2 labels such as '3', the model has 3 classes; name"),
         (("a", "b", "c"), (), "3 labels such as 'a'"),
         ((None, ""), NAMES, "has no labels; give a manifest whose label column has names with ';' between"),
         (("red",), ("red", "red", "big"), "two classes 'red'; name folders and labels by class indices"),

@@ -154,7 +154,7 @@ def test_the_command_shows_the_metric_the_verdict_and_the_quality(
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ("-d photos", "go with a --scenario"),
+        ("-d photos", "goes with a --scenario"),
         ("--scenario offline --reference x.onnx", "--reference needs labelled images"),
         ("--scenario online", "there is no scenario 'online'"),
     ],

@@ -117,6 +117,8 @@ def test_a_long_recipe_says_everything(tmp_path: Path) -> None:
         ('targets = ["openvino:cpu"]', 'targets = ["a:b", "A:B"]', "target a:b is listed twice"),
         ("\n", 'name = "a b"\n', "name: String should match"),
         ("\n", 'name = ".."\n', "name: String should match"),
+        ("\n", "check = { top1_drop = true }\n", "check.top1_drop: Value error, a rule is a number"),
+        ("\n", "bench = { threads = 100000 }\n", "bench.threads: Input should be less than or equal to 1024"),
         ("[data]", "[bench]\nthreads = 0\n[data]", r"bench\.threads"),
         ("[data]", "[data", "is not TOML"),
         ("[data]", "[model]\n[data]", "is not TOML"),

@@ -313,7 +313,7 @@ def test_a_key_of_another_kind_is_refused(tmp_path: Path, engine: Path, keys: Pa
     )
     with pytest.raises(InputError, match=r"ec\.pem is no Ed25519 key; make one with `edgeres keygen`"):
         provenance.sign(engine, tmp_path / "ec.pem")
-    with pytest.raises(InputError, match=r"mine\.pub\.pem is not a private key"):
+    with pytest.raises(InputError, match=r"mine\.pub\.pem is no private key"):
         provenance.sign(engine, keys / "mine.pub.pem")
 
 
@@ -350,3 +350,9 @@ def test_without_the_package_it_is_named(
         monkeypatch.setitem(sys.modules, name, None)
     assert cli.main(command) == 3
     assert "pip install 'edgeres[sign]'" in capsys.readouterr().err
+
+
+def test_an_empty_demand_is_not_none(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(signature.TRUSTED, "")
+    with pytest.raises(UsageError, match="EDGERES_TRUSTED_KEYS is empty"):
+        engines.load(built / "mine.onnx", CPU)

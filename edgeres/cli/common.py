@@ -27,7 +27,7 @@ TargetName = Annotated[str, typer.Option("--target", "-t", help="backend:device;
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write.")]
 Images = Annotated[Path, typer.Option("--data", "-d", help="Folder of images, manifest (.csv) or .npz.")]
 Samples = Annotated[int | None, typer.Option(min=1, help="Draw this many of the images.", show_default="all")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="the runtime's")]
+Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads.", show_default="the runtime's")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 

@@ -59,6 +59,8 @@ def add(
     from edgeres.fleet import certificates as step
     from edgeres.fleet import inventory as inventories
 
+    if agent and address:
+        raise UsageError("SSH reaches an address, an agent dials in by itself; leave one of them out.")
     reach = "agent" if agent else "ssh" if address else None
     keys = {"address": address, "reach": reach, "targets": target, "labels": label, "python": python}
     made, known = inventories.put(inventory, name, {key: value for key, value in keys.items() if value})

@@ -70,7 +70,7 @@ def bench(
     engine: Engine,
     target: TargetName,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Images a call; of the scenarios, offline's.", show_default="1")
+        int | None, typer.Option(min=1, max=65536, help="Images a call; of the scenarios, offline's.", show_default="1")
     ] = None,
     threads: Threads = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Fresh processes.", show_default="5")] = None,
@@ -79,14 +79,15 @@ def bench(
         typer.Option(help="Let MLPerf's LoadGen measure: single-stream, multi-stream, server or offline."),
     ] = None,
     seconds: Annotated[
-        float | None, typer.Option(min=0.1, help="Shortest run of LoadGen.", show_default="MLPerf's, 600")
+        float | None, typer.Option(min=0.1, max=86400, help="Shortest run of LoadGen.", show_default="MLPerf's, 600")
     ] = None,
     qps: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Queries a second of `server`.", show_default="half of what is possible"),
+        typer.Option(min=0.001, max=1e6, help="Queries a second of `server`.", show_default="half of what is possible"),
     ] = None,
     bound: Annotated[
-        float | None, typer.Option(min=0.001, help="Milliseconds that 99 % of `server` must keep.", show_default="15")
+        float | None,
+        typer.Option(min=0.001, max=1e6, help="Milliseconds that 99 % of `server` must keep.", show_default="15"),
     ] = None,
     data: Annotated[Path | None, typer.Option("--data", "-d", help="Images for LoadGen.", show_default="noise")] = None,
     reference: Annotated[
@@ -96,7 +97,8 @@ def bench(
         bool, typer.Option("--roofline", help="Hold each layer of an ONNX file against what this machine can do.")
     ] = False,
     p99: Annotated[
-        float | None, typer.Option(min=0.001, help="Search for the most images a second within so many milliseconds.")
+        float | None,
+        typer.Option(min=0.001, max=1e6, help="Search for the most images a second within so many milliseconds."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -117,14 +119,22 @@ def bench(
         raise UsageError("--scenario, --roofline and --p99 have rounds of their own; leave --rounds out.")
     if batch and p99:
         raise UsageError("--p99 searches for the batch; leave --batch out.")
+    scenarios = {"--data": data, "--reference": reference, "--seconds": seconds, "--qps": qps, "--bound": bound}
+    given = [name for name, value in scenarios.items() if value is not None]
+    if given and not scenario:
+        raise UsageError(f"{given[0]} goes with a --scenario; name one.")
+    if (qps or bound) and scenario != "server":
+        raise UsageError("--qps and --bound are those of --scenario server; leave them out.")
+    if batch and scenario and scenario != "offline":
+        raise UsageError(f"a query of {scenario} is not a batch; leave --batch out.")
     if roofline:
         limits.roofline(subject, out, as_json)
         return
     if p99:
         raise typer.Exit(limits.bounded(subject, p99, out, as_json))
     if scenario is None:
-        if data or reference or out or seconds or qps or bound:
-            raise UsageError("--data, --reference, --out, --seconds, --qps and --bound go with a --scenario; name one.")
+        if out:
+            raise UsageError("--out goes with --scenario, --roofline or --p99; give one of them.")
         rounds = rounds or measure.ROUNDS
         with progress().step(f"measure {target}", rounds + 1) as advance:
             (found,) = measure.measure([subject], rounds, advance, in_place=True, throughputs=True)
@@ -133,8 +143,9 @@ def bench(
         return
     from edgeres import loadgen
     from edgeres.data import open_images
-    from edgeres.loadgen.scenarios import OFFICIAL_SECONDS, SERVER_MS
+    from edgeres.loadgen.scenarios import OFFICIAL_SECONDS, SERVER_MS, find
 
+    find(scenario)
     logs = out or engine.with_name(f"{engine.name}.{scenario}")
     images = open_images(data) if data else None
     if reference and images is None:

@@ -21,7 +21,9 @@ def export(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The ONNX file to write.")] = None,
     arch: Annotated[str | None, typer.Option(help="Architecture.", show_default="recognised")] = None,
     opset: Annotated[int, typer.Option(min=13, max=21, help="ONNX opset.")] = 19,
-    batch: Annotated[int | None, typer.Option(min=1, help="Fix the batch size.", show_default="free")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, max=65536, help="Fix the batch size.", show_default="free")
+    ] = None,
     size: Annotated[int | None, typer.Option(min=8, help="Crop, in pixels.", show_default="the checkpoint's")] = None,
     resize: Annotated[int | None, typer.Option(min=8, help="Shorter side before the crop, in pixels.")] = None,
     mean: Annotated[str | None, typer.Option(help="Three numbers, comma between: 0.485,0.456,0.406")] = None,
@@ -47,6 +49,8 @@ def export(
     from edgeres.data import open_images
     from edgeres.figures import counted, outputs
 
+    if listed and (weights or onnx or out):
+        raise UsageError("--list lists the architectures and exports nothing; leave the rest out.")
     if listed:
         sizes = step.architectures()
         show(_table(sizes), {"architectures": {name: asdict(size) for name, size in sizes.items()}}, as_json)

@@ -19,7 +19,7 @@ def agent(
     name: Annotated[str, typer.Option(help="The name of this device.")],
     certificates: Certificates = None,
     folder: Annotated[Path | None, typer.Option(help="Keeps files.", show_default="~/.cache/edgeres/agent")] = None,
-    space: Annotated[float, typer.Option(min=0.1, help="GiB that may be kept; the oldest go first.")] = 16,
+    space: Annotated[float, typer.Option(min=0.1, max=1e6, help="GiB that may be kept; the oldest go first.")] = 16,
     listen: Annotated[
         str | None,
         typer.Option(metavar="HOST:PORT", help="Where the scheduler reaches this device.", show_default="any port"),

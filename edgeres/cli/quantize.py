@@ -49,14 +49,18 @@ def quantize(
         ),
     ] = None,
     method: Annotated[
-        str, typer.Option(help="Range method: minmax, percentile, entropy, mse; or auto, the best of them here.")
-    ] = "mse",
+        str | None,
+        typer.Option(
+            help="Range method: minmax, percentile, entropy, mse; or auto, the best of them here.", show_default="mse"
+        ),
+    ] = None,
     level: Annotated[
         str | None,
         typer.Option(help="fast, balanced or best.", show_default="balanced; fast where only --stats is given"),
     ] = None,
     max_drop: Annotated[
-        float | None, typer.Option(min=0, help="Leave as few layers in float as keep the top-1 drop below, in points.")
+        float | None,
+        typer.Option(min=0, max=100, help="Leave as few layers in float as keep the top-1 drop below, in points."),
     ] = None,
     validation: Annotated[Path | None, typer.Option(help="Labelled images on which --max-drop is held.")] = None,
     as_json: AsJson = False,
@@ -71,16 +75,20 @@ def quantize(
 
     if (max_drop is None) != (validation is None):
         raise UsageError("--max-drop and --validation, the labelled images to hold it on, go together; give both.")
-    level = level or ("balanced" if data else "fast")
+    chosen = scheme or schemes.DEFAULT
+    int8 = bool(schemes.find(chosen).roles)
+    if samples and data is None:
+        raise UsageError("--samples draws from the images of --data; give them, or leave it out.")
+    if not int8 and (data or stats or method or level or max_drop is not None):
+        raise UsageError(f"scheme {chosen} has nothing to calibrate; leave out all but the model and --out.")
+    method, level = method or "mse", level or ("balanced" if data else "fast")
     find_options(method, level)
     check_name(out, ".onnx")
     store.distinct(out, model)
-    chosen = scheme or schemes.DEFAULT
-    int8 = bool(schemes.find(chosen).roles)
     images = open_images(data) if data else None
     if images is not None and samples:
         images = images.draw(samples)
-    if data is not None and stats is None and int8:
+    if data is not None and stats is None:
         stats = model.with_suffix(".stats")
         made = _calibrate(model, data, samples, stats)
         progress().say(f"{stats}: statistics of {counted(made.sidecar.results['images'])}{unchanged(made)}")

@@ -29,13 +29,15 @@ def tune(
     recipe: Annotated[Path, typer.Argument(help="A recipe (.toml): its network and images are used.")],
     target: TargetName,
     out: Out,
-    max_drop: Annotated[float, typer.Option(min=0, help="Points of top-1 that may be lost against FP32.")] = 0.5,
-    minutes: Annotated[float, typer.Option(min=0.1, help="After so many, races are cut short.")] = 20,
+    max_drop: Annotated[
+        float, typer.Option(min=0, max=100, help="Points of top-1 that may be lost against FP32.")
+    ] = 0.5,
+    minutes: Annotated[float, typer.Option(min=0.1, max=10_000, help="After so many, races are cut short.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """Find the fastest engine for a target that loses no more than a bound, and write the recipe (.toml) that makes it
     and a page (.html) with all trials."""
-    from edgeres import disk
+    from edgeres import disk, store
     from edgeres import recipe as recipes
     from edgeres import tune as step
     from edgeres.tune import page
@@ -43,6 +45,7 @@ def tune(
     from edgeres.types import Target
 
     check_name(out, ".toml")
+    store.distinct(out, recipe)
     read, folder = recipes.read(recipe), out.with_suffix("")
     made, found = step.tune_recipe(
         read, Target.parse(target), folder, max_drop=max_drop, minutes=minutes, progress=progress()
@@ -120,8 +123,8 @@ def report(
     from edgeres import report as reports
 
     loaded = reports.load(folder)
+    reports.write(loaded, *(out or []))
     for path in out or []:
-        reports.write(loaded, path)
         say(str(path))
     if not out:
         from rich.console import Console
@@ -151,13 +154,16 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Compare a report with an accepted baseline, or two engines. Exit 1 where it regressed, 4 where nobody can say."""
-    from edgeres import gate
+    from edgeres import gate, store
     from edgeres import report as reports
 
     if (folder is None) == (ab is None) or (baseline is None) != (folder is None):
         raise UsageError("give a run folder and its --baseline, or two engines or run folders after --ab.")
     if folder and (target or threshold or threads):
         raise UsageError("--target, --threshold and --threads go with --ab; a report is held to the rules in it.")
+    for source in (reports.find(folder) if folder else None, baseline, *(ab or ())):
+        if junit and source:
+            store.distinct(junit, source)
     if folder and baseline:
         found = reports.load(folder)
         verdicts = gate.compare(found, reports.load(baseline), found.rules)
@@ -203,9 +209,11 @@ def accept(
     folder: Annotated[Path, typer.Argument(help="A run folder, or its report.json.")], out: Out, as_json: AsJson = False
 ) -> None:
     """Write a report as the baseline, to be committed, and show what of it changes."""
-    from edgeres import baseline
+    from edgeres import baseline, store
     from edgeres import report as reports
 
+    check_name(out, ".json")
+    store.distinct(out, reports.find(folder))
     found = reports.load(folder)
     changes = baseline.changes(found, out)
     baseline.write(found, out)

@@ -107,6 +107,11 @@ async def agent(address: str, name: str, certificates: Path | None = None, *, li
     listen = listen and place(*host_port(listen))
     distributed = dask()
     trusted = security(there, certificates, "worker")
+    if certificates:
+        from edgeres.fleet.certificates import holder
+
+        if (own := holder(certificates)) != name:
+            raise UsageError(f"{certificates} is the certificate of {own}; give --name {own}, or the folder of {name}.")
     wait, told = AGAIN[0], ""
     while True:
         try:
@@ -117,7 +122,8 @@ async def agent(address: str, name: str, certificates: Path | None = None, *, li
                 wait, told = AGAIN[0], ""
                 await made.finished()
         except (OSError, RuntimeError, ValueError, asyncio.TimeoutError) as error:
-            if (said := reasons.reason(error)) != told:
+            said = reasons.reason(error) + (f", or {listen} is not to be had" if listen else "")
+            if said != told:
                 logger.warning("%s: %s. Dialling again, every %.0f s at most.", address, said, AGAIN[1])
             told = said
         await asyncio.sleep(wait)

@@ -157,6 +157,14 @@ def until(folder: Path, name: str) -> datetime.datetime:
     return _certificate(folder / name / CERTIFICATE).not_valid_after_utc
 
 
+def holder(folder: Path) -> str:
+    """Whom the certificate of this folder names."""
+    from cryptography.x509.oid import NameOID
+
+    (common,) = _certificate(folder / CERTIFICATE).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(common.value)
+
+
 def security(folder: Path, role: Role) -> "Security":
     """What Dask's scheduler, client or worker needs to take part: `folder` is that of `init`, for a worker that which
     `issue` gave. UsageError where it holds no such certificate, or one whose time is over: of a device it is the

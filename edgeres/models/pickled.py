@@ -87,5 +87,7 @@ def read(path: Path) -> Any:
             raise InputError(
                 f"{path} is a TorchScript program; save its weights alone, `torch.jit.load(path).state_dict()`."
             ) from None
-        reason = "it ends early" if isinstance(error, EOFError) else f"{type(error).__name__}: {error}".splitlines()[0]
+        # Of what is no pickle, the reader names a byte that it does not know.
+        known = "it ends early" if isinstance(error, EOFError) else "it is no pickle" if type(error) is KeyError else ""
+        reason = known or f"{type(error).__name__}: {error}".splitlines()[0].partition(". ")[0]
         raise InputError(f"{path} is not a checkpoint of torch ({reason}); give .pth or .safetensors.") from None

@@ -14,14 +14,20 @@ FILE = "report.json"
 """The name of a report in its run folder."""
 
 
+def find(path: Path) -> Path:
+    """The file of a report: that of a run folder, or itself; UsageError where there is none."""
+    file = path / FILE if path.is_dir() else path
+    if not file.is_file():
+        raise UsageError(f"{path} holds no {FILE}; give a run folder or a report's .json file.")
+    return file
+
+
 def load(path: Path) -> Report:
     """Read the report of a run folder, or a `.json` file.
 
     UsageError where there is none, InputError naming the file and the first field that is not a report's.
     """
-    file = path / FILE if path.is_dir() else path
-    if not file.is_file():
-        raise UsageError(f"{path} holds no {FILE}; give a run folder or a report's .json file.")
+    file = find(path)
     content = disk.read_json(file)
     if isinstance(content, dict) and content.get("schema_version", SCHEMA) != SCHEMA:
         raise InputError(
@@ -72,6 +78,7 @@ def render(report: Report, suffix: str) -> str:
     raise UsageError(f"a report cannot be written as {given!r}; use .html, .md, .csv or .json.")
 
 
-def write(report: Report, path: Path) -> None:
-    """Render by the suffix of `path` and write the file whole or not at all; UsageError as in `render`."""
-    disk.write_bytes(path, render(report, path.suffix.lower()).encode())
+def write(report: Report, *paths: Path) -> None:
+    """Render by the suffix of each path, then write the files, each whole or not at all; UsageError as in `render`."""
+    for path, text in [(path, render(report, path.suffix.lower())) for path in paths]:
+        disk.write_bytes(path, text.encode())

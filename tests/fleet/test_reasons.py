@@ -133,3 +133,8 @@ def test_a_client_that_is_not_let_in_is_told_why(who: certificates.Role, folder:
 
     with pytest.raises(UsageError, match="it is of another authority" if who == "scheduler" else "is no scheduler"):
         asyncio.run(asked())
+
+
+def test_an_agent_with_the_certificate_of_another_does_not_begin(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"nano is the certificate of nano; give --name nano, or the folder of pi"):
+        asyncio.run(agent.agent("tls://127.0.0.1:9", "pi", folder / "nano"))
