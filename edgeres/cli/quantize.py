@@ -90,8 +90,10 @@ def quantize(
         images = images.draw(samples)
     if data is not None and stats is None:
         stats = model.with_suffix(".stats")
+        there = stats.exists()
         made = _calibrate(model, data, samples, stats)
-        progress().say(f"{stats}: statistics of {counted(made.sidecar.results['images'])}{unchanged(made)}")
+        how = ", in place of others" if there and made.made else unchanged(made)
+        progress().say(f"{stats}: statistics of {counted(made.sidecar.results['images'])}{how}")
     options: dict[str, Any] = {"scheme": chosen, "method": method, "level": level, "images": images}
     if max_drop is not None and validation is not None:
         text, values = _within(model, stats, out, max_drop, validation, options)

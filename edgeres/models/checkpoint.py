@@ -32,6 +32,7 @@ BLOCK = re.compile(r"layer(\d+)\.(\d+)\.")
 LATER = re.compile(r"layer\d+\.0*[1-9]\d*\.")
 """A block of a stage, and one that is not its first."""
 EXTRA = " is no part of it"
+LEARNED = (".weight", ".bias", ".running_mean", ".running_var")
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,10 @@ def read(path: Path) -> Checkpoint:
             part = pickled.read(file)
         content = {**content, **part} if len(weights) > 1 and isinstance(part, Mapping) else part
     state, notes = _chosen(content, path)
+    if odd := next((name for name, value in state.items() if name.endswith(LEARNED) and not _dense(value)), None):
+        raise InputError(
+            f"{path}: {odd} is {state[odd].dtype}, {state[odd].layout}; save dense floating point weights."
+        )
     body, around = detector({name: value.float() for name, value in state.items()})
     network = translate(body, str(path))
     both = {**network.state, **around}
@@ -101,6 +106,10 @@ def read(path: Path) -> Checkpoint:
     beside = [file for name in (configs.CONFIG, configs.PROCESSOR) if saved and (file := folder / name).is_file()]
     config = replace(config, row={**config.row, **network.row})
     return Checkpoint(path, network.state, around, config, (*weights, *beside), (*notes, *network.notes, *config.notes))
+
+
+def _dense(value: Tensor) -> bool:
+    return value.layout == torch.strided and value.is_floating_point() and not value.is_quantized
 
 
 def _files(path: Path) -> list[Path]:

@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from argparse import Namespace
 from collections import OrderedDict, defaultdict
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -435,6 +436,15 @@ def test_a_byte_that_fell_over_is_noticed(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"is not a checkpoint of torch .*is not what was written"):
         read(path)
+
+
+@pytest.mark.parametrize("spoil", [torch.Tensor.int, torch.Tensor.to_sparse, torch.Tensor.bool])
+def test_weights_that_are_no_dense_floating_point_numbers_are_named(
+    spoil: Callable[[Any], Any], tmp_path: Path
+) -> None:
+    name = "layer1.0.conv1.weight"
+    with pytest.raises(InputError, match=rf"{name} is torch\..*; save dense floating point weights"):
+        read(saved(tmp_path, {**STATE, name: spoil(STATE[name])}))
 
 
 def test_a_negative_variance_is_named(tmp_path: Path) -> None:
