@@ -90,10 +90,9 @@ def read(path: Path) -> Checkpoint:
             part = pickled.read(file)
         content = {**content, **part} if len(weights) > 1 and isinstance(part, Mapping) else part
     state, notes = _chosen(content, path)
-    if odd := next((name for name, value in state.items() if name.endswith(LEARNED) and not _dense(value)), None):
-        raise InputError(
-            f"{path}: {odd} is {state[odd].dtype}, {state[odd].layout}; save dense floating point weights."
-        )
+    whole = next((n for n, v in state.items() if n.endswith(LEARNED) and not v.is_floating_point()), None)
+    if whole:
+        raise InputError(f"{path}: {whole} holds whole numbers ({state[whole].dtype}); save floating point weights.")
     body, around = detector({name: value.float() for name, value in state.items()})
     network = translate(body, str(path))
     both = {**network.state, **around}
@@ -106,10 +105,6 @@ def read(path: Path) -> Checkpoint:
     beside = [file for name in (configs.CONFIG, configs.PROCESSOR) if saved and (file := folder / name).is_file()]
     config = replace(config, row={**config.row, **network.row})
     return Checkpoint(path, network.state, around, config, (*weights, *beside), (*notes, *network.notes, *config.notes))
-
-
-def _dense(value: Tensor) -> bool:
-    return value.layout == torch.strided and value.is_floating_point() and not value.is_quantized
 
 
 def _files(path: Path) -> list[Path]:
