@@ -56,7 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # of what nobody opened by name: a folder without permission, a full disk
         codes = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
         where = error.filename or "a file or an output"
-        said = f"{where} cannot be used ({error.strerror or error}); check the path, its permissions and the disk."
+        mend = "check the path, its permissions and the disk"
+        mend = "make room and run again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else mend
+        said = f"{where} cannot be used ({error.strerror or error}); {mend}."
         return _failed(said, USAGE if error.errno in codes else FAILED)
     except MemoryError:
         return _failed("there is not enough memory for this; use fewer or smaller images, or a larger machine.", FAILED)

@@ -112,7 +112,8 @@ def test_what_the_system_refuses_is_a_wrong_path_or_a_failure(
 
     monkeypatch.setattr("edgeres.export.architectures", fail)
     assert main(["export", "--list"]) == code
-    said = f"edgeres: some/where cannot be used ({os.strerror(number)}); check the path, its permissions and the disk."
+    mend = "make room and run again" if number == errno.ENOSPC else "check the path, its permissions and the disk"
+    said = f"edgeres: some/where cannot be used ({os.strerror(number)}); {mend}."
     assert capsys.readouterr().err.splitlines() == [said]
 
 
