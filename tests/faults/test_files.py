@@ -160,8 +160,7 @@ def test_an_output_that_is_full_is_a_failure() -> None:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 3
     assert done.stderr == (
-        "edgeres: a file or an output cannot be used (No space left on device); check the path, its permissions and "
-        "the disk.\n"
+        "edgeres: a file or an output cannot be used (No space left on device); make room and run again.\n"
     )
 
 
